@@ -1,0 +1,1 @@
+"""RoPE, attention, transformer blocks and the cross-view completion model."""

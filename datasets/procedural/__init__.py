@@ -1,0 +1,1 @@
+"""An endless generator of posed multi-view scenes."""

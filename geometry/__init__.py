@@ -1,0 +1,1 @@
+"""Cameras, the image ledger, transforms, pointmap maths and robust pose."""

@@ -1,0 +1,1 @@
+"""From photos to a scene: images, pairs, matching, alignment, export."""

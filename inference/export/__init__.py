@@ -1,0 +1,1 @@
+"""Writers of a scene: GLB, PLY, NPZ, COLMAP, transforms.json."""

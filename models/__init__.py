@@ -1,0 +1,1 @@
+"""The two-view model, its heads and presets, and checkpoint files."""

@@ -1,0 +1,1 @@
+"""Heads that turn tokens into pointmaps, confidence and descriptors."""

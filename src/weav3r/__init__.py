@@ -1,0 +1,1 @@
+"""Photos in, cameras and dense 3D out."""

@@ -1,0 +1,1 @@
+"""Losses, engine, schedules and recipes."""

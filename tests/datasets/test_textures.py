@@ -127,6 +127,16 @@ def test_extended_joins_banks_of_one_size() -> None:
         small.extended(TextureBank.procedural(count=1, size=16))
 
 
+def test_table_holds_the_pixels_in_linear_light() -> None:
+    bank = TextureBank.procedural(count=3, size=8)
+    table = bank.table
+    assert table is bank.table and (table.count, table.size) == (3, 8)
+    level0 = table.linear(table.packed[: 3 * 64])[:, :3].reshape(3, 8, 8, 3).numpy()
+    expected = (bank.pixels / 255.0) ** 2.2
+    # A texel stores the root of linear light in steps of 1/255: error at most 1/255.
+    np.testing.assert_allclose(level0, expected, atol=1 / 255)
+
+
 def test_errors_say_what_is_wrong(tmp_path: Path) -> None:
     good = np.zeros((1, 8, 8, 3), np.uint8)
     with pytest.raises(ValueError, match=r"uint8 of shape \(T, S, S, 3\), got float32"):

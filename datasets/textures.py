@@ -76,7 +76,7 @@ class TextureBank:
     @cached_property
     def table(self) -> TextureTable:
         """The renderers' flat mip table on the CPU; made once, 5.3 S^2 T bytes."""
-        return TextureTable.from_uint8(torch.from_numpy(self.pixels))
+        return TextureTable.from_uint8(torch.tensor(self.pixels))
 
     @classmethod
     def procedural(cls, seed: int = 0, count: int = 192, size: int = DEFAULT_SIZE) -> TextureBank:

@@ -1,0 +1,342 @@
+"""Run two-view methods over evaluation sets and score their matches and relative poses.
+
+A method gets two image files and returns matches in original pixels; everything after that (robust
+relative pose with the true intrinsics, metrics) is the same code for every method.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from .match_metrics import (
+    THRESHOLDS_PX,
+    MatchesLike,
+    MatchSummary,
+    depth_errors_px,
+    disparity_errors_px,
+    epipolar_errors_px,
+    homography_errors_px,
+    reference_scale,
+    summarise_match_errors,
+)
+from .pose_metrics import FAILED, PoseError, relative_pose_error
+from .readers import EvaluationSet, PairTruth, read_set
+from .report import EvaluationReport, PairRecord, PairSettings, build_report
+
+logger = logging.getLogger(__name__)
+
+MIN_MATCHES_FOR_POSE = 5
+
+
+class PairMethod(Protocol):
+    """A two-view method.
+
+    It may have an attribute `description`, a mapping of plain values (options, sha256 of weights)
+    that the report writes down.
+    """
+
+    def __call__(self, path1: Path, path2: Path, /) -> MatchesLike:
+        """Match two image files, in pixels of the original images, centres at half-integers."""
+        ...
+
+
+@dataclass(frozen=True)
+class RobustPose:
+    """What the common robust estimator makes of a pair's matches.
+
+    Attributes:
+        cam2_from_cam1: (4, 4) with a unit translation, or None when there is no estimate.
+        inliers: (N,) bool, the matches that agree with it.
+    """
+
+    cam2_from_cam1: np.ndarray | None
+    inliers: np.ndarray
+
+
+PoseEstimator = Callable[
+    [np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[int, int], tuple[int, int], float],
+    RobustPose,
+]
+"""(xy1, xy2, K1, K2, size1, size2, max_error_px) -> RobustPose."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Passed to the progress callback before each pair.
+
+    Attributes:
+        done: pairs finished.
+        total: pairs of the run, over all methods.
+        set_name: set of the pair that comes next.
+        method: method that comes next.
+    """
+
+    done: int
+    total: int
+    set_name: str
+    method: str
+
+
+def evaluate_pairs(
+    eval_root: Path | str,
+    sets: Sequence[str],
+    methods: Mapping[str, PairMethod],
+    settings: PairSettings | None = None,
+    *,
+    estimator: PoseEstimator | None = None,
+    max_pairs: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> EvaluationReport:
+    """Run methods over the listed pairs of sets.
+
+    Args:
+        eval_root: folder with the sets, see `readers.read_set`.
+        sets: names of the sets; a set without pairs is an error.
+        methods: name -> method.
+        settings: common to all methods.
+        estimator: robust relative pose; the library's own by default.
+        max_pairs: only the first pairs of each set, for a quick look.
+        progress: called before each pair of each method.
+
+    Returns:
+        The report; a pair on which a method raised an error counts as a failure and carries the
+        error's text.
+
+    Raises:
+        FileNotFoundError: if a set is not there.
+        ValueError: if there is nothing to do.
+    """
+    settings = settings or PairSettings()
+    estimator = estimator or robust_relative_pose
+    if not methods:
+        raise ValueError("methods is empty; give at least one, for example {'sift': SiftMethod()}")
+    loaded = [read_set(eval_root, name) for name in dict.fromkeys(sets)]
+    without = [data.name for data in loaded if not data.pairs]
+    if without or not loaded:
+        raise ValueError(f"nothing to evaluate: sets without pairs {without}, sets {list(sets)}")
+    total = sum(len(data.pairs[:max_pairs]) for data in loaded) * len(methods)
+    records: list[PairRecord] = []
+    for name, method in methods.items():
+        for data, pair in _listed_pairs(loaded, max_pairs):
+            if progress is not None:
+                progress(Progress(len(records), total, data.name, name))
+            records.append(_evaluate_pair(data, pair, name, method, settings, estimator))
+    return build_report(records, methods, loaded, settings)
+
+
+def robust_relative_pose(
+    xy1: np.ndarray,
+    xy2: np.ndarray,
+    K1: np.ndarray,
+    K2: np.ndarray,
+    size1: tuple[int, int],
+    size2: tuple[int, int],
+    max_error_px: float,
+) -> RobustPose:
+    """Relative pose from matches and true intrinsics by the library's robust estimator.
+
+    Args:
+        xy1: (N, 2) pixels of image 1; xy2 of image 2.
+        xy2: (N, 2) pixels of image 2.
+        K1: (3, 3) intrinsics; K2 of image 2.
+        K2: (3, 3) intrinsics of image 2.
+        size1: (height, width) of image 1.
+        size2: (height, width) of image 2.
+        max_error_px: inlier threshold in pixels at a long side of 640: positions and intrinsics of
+            both images are scaled to that size first, so that it means the same in both.
+    """
+    nothing = RobustPose(None, np.zeros(len(xy1), dtype=bool))
+    if len(xy1) < MIN_MATCHES_FOR_POSE:
+        return nothing
+    scale1, scale2 = reference_scale(size1), reference_scale(size2)
+    estimate = _estimate(
+        np.asarray(xy1, np.float64) * scale1,
+        np.asarray(xy2, np.float64) * scale2,
+        np.diag([scale1, scale1, 1.0]) @ K1,
+        np.diag([scale2, scale2, 1.0]) @ K2,
+        _scaled(size1),
+        _scaled(size2),
+        max_error_px,
+    )
+    return nothing if estimate is None else RobustPose(*estimate)
+
+
+def _estimate(
+    xy1: np.ndarray,
+    xy2: np.ndarray,
+    K1: np.ndarray,
+    K2: np.ndarray,
+    size1: tuple[int, int],
+    size2: tuple[int, int],
+    max_error_px: float,
+) -> tuple[np.ndarray, np.ndarray] | None:
+    import pycolmap
+
+    cameras = [
+        pycolmap.Camera(
+            model="PINHOLE",
+            width=size[1],
+            height=size[0],
+            params=[K[0, 0], K[1, 1], K[0, 2], K[1, 2]],
+        )
+        for K, size in ((K1, size1), (K2, size2))
+    ]
+    options = pycolmap.RANSACOptions(max_error=max_error_px, random_seed=0)
+    found = pycolmap.estimate_relative_pose(cameras[0], xy1, cameras[1], xy2, options)
+    if found is None:
+        return None
+    mask = np.asarray(found["inlier_mask"], bool)
+    refined = pycolmap.refine_relative_pose(
+        found["cam2_from_cam1"], cameras[0], xy1, cameras[1], xy2, mask
+    )
+    best = found if refined is None else refined
+    transform = np.eye(4)
+    transform[:3] = best["cam2_from_cam1"].matrix()
+    return transform, mask
+
+
+def _listed_pairs(
+    sets: Sequence[EvaluationSet], max_pairs: int | None
+) -> Iterator[tuple[EvaluationSet, PairTruth]]:
+    for data in sets:
+        for pair in data.pairs[:max_pairs]:
+            yield data, pair
+
+
+def _evaluate_pair(
+    data: EvaluationSet,
+    pair: PairTruth,
+    method_name: str,
+    method: PairMethod,
+    settings: PairSettings,
+    estimator: PoseEstimator,
+) -> PairRecord:
+    start = time.perf_counter()
+    error_text = None
+    xy1, xy2 = np.zeros((0, 2)), np.zeros((0, 2))
+    try:
+        matches = method(pair.image1.path, pair.image2.path)
+        xy1, xy2 = _checked(matches)
+    except Exception as error:  # noqa: BLE001 - one bad pair must not end the run
+        error_text = f"{type(error).__name__}: {error}"
+        logger.warning(
+            "%s failed on %s/%s %s: %s",
+            method_name,
+            data.name,
+            pair.image1.name,
+            pair.image2.name,
+            error_text,
+        )
+    seconds = time.perf_counter() - start
+    pose, pose_error = _score_pose(pair, xy1, xy2, settings, estimator)
+    return PairRecord(
+        set_name=data.name,
+        method=method_name,
+        image1=pair.image1.name,
+        image2=pair.image2.name,
+        band=pair.band,
+        overlap=pair.overlap,
+        negative=pair.is_negative,
+        matches=len(xy1),
+        pose_inliers=None if pose is None else int(pose.inliers.sum()),
+        pose_error=pose_error,
+        cam2_from_cam1=None if pose is None else pose.cam2_from_cam1,
+        precision=score_matches(
+            pair, xy1, xy2, None if pose is None else pose.inliers, settings.thresholds_px
+        ),
+        seconds=seconds,
+        error=error_text,
+    )
+
+
+def _score_pose(
+    pair: PairTruth,
+    xy1: np.ndarray,
+    xy2: np.ndarray,
+    settings: PairSettings,
+    estimator: PoseEstimator,
+) -> tuple[RobustPose | None, PoseError | None]:
+    if pair.K1 is None or pair.K2 is None:
+        return None, None
+    pose = estimator(
+        xy1, xy2, pair.K1, pair.K2, pair.image1.size, pair.image2.size, settings.max_error_px
+    )
+    if pair.is_negative or pair.cam2_from_cam1 is None:
+        return pose, None
+    if pose.cam2_from_cam1 is None:
+        return pose, FAILED
+    return pose, relative_pose_error(
+        pose.cam2_from_cam1, pair.cam2_from_cam1, fold_sign=settings.fold_sign
+    )
+
+
+def score_matches(
+    pair: PairTruth,
+    xy1: np.ndarray,
+    xy2: np.ndarray,
+    inliers: np.ndarray | None = None,
+    thresholds_px: tuple[float, ...] = THRESHOLDS_PX,
+) -> dict[str, MatchSummary]:
+    """Compare matches with every kind of truth that the pair has.
+
+    Args:
+        pair: the truth.
+        xy1: (N, 2) pixels of image 1; xy2 of image 2.
+        xy2: (N, 2) pixels of image 2.
+        inliers: (N,) bool of the robust pose; adds the key `epipolar_inliers`, the epipolar
+            precision of these matches only.
+        thresholds_px: in pixels at 640.
+
+    Returns:
+        Kind of truth (`epipolar`, `depth`, `homography`, `disparity`, `epipolar_inliers`) ->
+        summary; empty for a negative pair. Without any match a precision is 0: a failure counts.
+    """
+    if pair.is_negative:
+        return {}
+    size1, size2 = pair.image1.size, pair.image2.size
+    errors: dict[str, np.ndarray] = {}
+    if pair.cam2_from_cam1 is not None and pair.K1 is not None and pair.K2 is not None:
+        geometry = pair.K1, pair.K2, pair.cam2_from_cam1
+        errors["epipolar"] = epipolar_errors_px(xy1, xy2, *geometry, size1, size2)
+        depth = pair.image1.depth()
+        if depth is not None:
+            errors["depth"] = depth_errors_px(
+                xy1, xy2, depth, *geometry, size2, pair.image2.depth()
+            )
+    if pair.H_2from1 is not None:
+        errors["homography"] = homography_errors_px(xy1, xy2, pair.H_2from1, size2)
+    disparity = pair.image1.disparity()
+    if disparity is not None:
+        errors["disparity"] = disparity_errors_px(xy1, xy2, disparity, size2)
+    summaries = {
+        kind: summarise_match_errors(values, xy1, size1, thresholds_px)
+        for kind, values in errors.items()
+    }
+    if inliers is not None and "epipolar" in errors:
+        summaries["epipolar_inliers"] = summarise_match_errors(
+            errors["epipolar"][inliers], xy1[inliers], size1, thresholds_px
+        )
+    return summaries
+
+
+def _checked(matches: MatchesLike) -> tuple[np.ndarray, np.ndarray]:
+    xy1, xy2 = np.asarray(matches.xy1, np.float64), np.asarray(matches.xy2, np.float64)
+    if xy1.ndim != 2 or xy1.shape[1] != 2 or xy1.shape != xy2.shape:
+        raise ValueError(
+            f"a method must return xy1 and xy2 of one shape (N, 2), got {xy1.shape}, {xy2.shape}"
+        )
+    if not (np.isfinite(xy1).all() and np.isfinite(xy2).all()):
+        raise ValueError("a method returned match positions that are not finite")
+    return xy1, xy2
+
+
+def _scaled(size: tuple[int, int]) -> tuple[int, int]:
+    scale = reference_scale(size)
+    return round(size[0] * scale), round(size[1] * scale)

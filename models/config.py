@@ -1,0 +1,345 @@
+"""The configuration of a two-view network, its plain-data form and the named presets."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..croco_like.attention import require_divisible
+
+PointMode = Literal["exp", "square", "linear", "ray"]
+PointHead = Literal["linear", "dpt"]
+DescriptorHead = Literal["none", "mlp", "local"]
+Freeze = Literal["none", "mask", "encoder"]
+
+
+@dataclass(frozen=True)
+class ConfidenceMode:
+    """How a logit becomes a confidence.
+
+    Attributes:
+        kind: "exp" is `low + min(exp(x), high - low)`, "sigmoid" is `low + (high - low) s(x)`.
+        low: lower end of the range.
+        high: upper end, may be infinite for "exp".
+    """
+
+    kind: Literal["exp", "sigmoid"] = "exp"
+    low: float = 1.0
+    high: float = math.inf
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("exp", "sigmoid"):
+            raise ValueError(f"confidence kind must be exp or sigmoid, got {self.kind!r}")
+        if not self.low < self.high or (self.kind == "sigmoid" and math.isinf(self.high)):
+            raise ValueError(f"confidence range must be finite and rising, got {self}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Everything that decides the shape and the meaning of a two-view network.
+
+    The defaults of the transformer are those of CroCo.
+
+    Attributes:
+        name: preset this comes from, or any label.
+        image_size: (height, width) in pixels it was trained for; never limits the input.
+        patch_size: side of a patch in pixels.
+        encoder_dim: width of the encoder tokens.
+        encoder_depth: number of encoder blocks.
+        encoder_heads: attention heads of an encoder block.
+        decoder_dim: width of the decoder tokens.
+        decoder_depth: number of decoder blocks per view.
+        decoder_heads: attention heads of a decoder block.
+        mlp_ratio: hidden width of the MLPs over the token width.
+        rope_base: base of the rotary embedding.
+        rope_reference_grid: longest patch grid side seen as it is; positions of larger grids
+            are shrunk to it (interpolation). None: positions are never scaled.
+        qk_norm: LayerNorm on queries and keys of every attention.
+        coordinate_features: add features of the absolute image coordinates to the tokens.
+        point_head: "linear" (pixel shuffle) or "dpt".
+        point_mode: how the head's three numbers become a 3D point, see `outputs`.
+        confidence: of the 3D points; None leaves the channel out.
+        descriptor_head: "none", "mlp" (from tokens) or "local" (tokens and a CNN on the image).
+        descriptor_dim: channels of a descriptor, 0 without a descriptor head.
+        two_confidences: descriptors get a confidence channel of their own.
+        descriptor_confidence: its mode; None means the mode of `confidence`.
+        dpt_layer_dims: channels of the four reassembled maps, fine to coarse.
+        dpt_feature_dim: channels of the fusion blocks.
+        dpt_last_dim: channels before the output layer.
+        dpt_hooks: indices into the layer list; None derives them from the depth.
+        local_dims: channels of the CNN pyramid at strides 1, 2, 4 and 8.
+        local_token_dim: channels that the tokens bring into the local descriptor head.
+        freeze: parameters that are not trained.
+    """
+
+    name: str = "custom"
+    image_size: tuple[int, int] = (224, 224)
+    patch_size: int = 16
+    encoder_dim: int = 768
+    encoder_depth: int = 12
+    encoder_heads: int = 12
+    decoder_dim: int = 512
+    decoder_depth: int = 8
+    decoder_heads: int = 16
+    mlp_ratio: float = 4.0
+    rope_base: float = 100.0
+    rope_reference_grid: int | None = None
+    qk_norm: bool = False
+    coordinate_features: bool = False
+    point_head: PointHead = "linear"
+    point_mode: PointMode = "exp"
+    confidence: ConfidenceMode | None = ConfidenceMode()
+    descriptor_head: DescriptorHead = "none"
+    descriptor_dim: int = 0
+    two_confidences: bool = False
+    descriptor_confidence: ConfidenceMode | None = None
+    dpt_layer_dims: tuple[int, int, int, int] = (96, 192, 384, 768)
+    dpt_feature_dim: int = 256
+    dpt_last_dim: int = 128
+    dpt_hooks: tuple[int, int, int, int] | None = None
+    local_dims: tuple[int, int, int, int] = (24, 48, 64, 96)
+    local_token_dim: int = 96
+    freeze: Freeze = "none"
+
+    def __post_init__(self) -> None:
+        require_divisible(self.encoder_dim, self.encoder_heads, "encoder")
+        require_divisible(self.decoder_dim, self.decoder_heads, "decoder")
+        for field, choices in _CHOICES.items():
+            if getattr(self, field) not in choices:
+                raise ValueError(
+                    f"{field} must be one of {', '.join(choices)}, got {getattr(self, field)!r}"
+                )
+        if any(side % self.patch_size for side in self.image_size):
+            raise ValueError(
+                f"image_size must be a multiple of patch_size={self.patch_size}, "
+                f"got {self.image_size}"
+            )
+        if (self.descriptor_head == "none") != (self.descriptor_dim == 0):
+            raise ValueError(
+                "descriptor_dim must be positive with a descriptor head and 0 without one, got "
+                f"descriptor_head={self.descriptor_head!r}, descriptor_dim={self.descriptor_dim}"
+            )
+        if self.two_confidences and self.descriptor_mode is None:
+            raise ValueError("two_confidences needs a descriptor head and a confidence mode")
+        hooks = self.hooks
+        if self.point_head == "dpt" and not (0 <= hooks[0] and hooks[3] <= self.decoder_depth):
+            raise ValueError(
+                f"dpt_hooks must lie in 0..decoder_depth={self.decoder_depth}, got {hooks}"
+            )
+
+    @property
+    def hooks(self) -> tuple[int, int, int, int]:
+        """Indices of the layers that the DPT head reads; 0 is the encoder output."""
+        if self.dpt_hooks is not None:
+            return self.dpt_hooks
+        depth = self.decoder_depth
+        return (0, depth * 2 // 4, depth * 3 // 4, depth)
+
+    @property
+    def descriptor_mode(self) -> ConfidenceMode | None:
+        """Mode of the descriptor confidence, None without descriptors or confidences."""
+        if self.descriptor_head == "none":
+            return None
+        return self.descriptor_confidence or self.confidence
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain data for JSON: tuples as lists, infinities as the strings "inf", "-inf"."""
+        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ModelConfig:
+        """Rebuild a configuration from `to_dict` or from a published `config.json`.
+
+        Args:
+            data: plain data. Published DUSt3R and MASt3R files are recognised by their field
+                names; absent fields take the defaults.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ValueError: naming unknown fields or values.
+        """
+        if "enc_embed_dim" in data or "head_type" in data:
+            return config_from_published(data)
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(data) - known)
+        if unknown:
+            raise ValueError(
+                f"unknown fields in the model configuration: {', '.join(unknown)}; "
+                "was the checkpoint written by a newer version of weav3r?"
+            )
+        values = {key: _from_plain(key, value) for key, value in data.items()}
+        return cls(**values)
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "point_head": ("linear", "dpt"),
+    "point_mode": ("exp", "square", "linear", "ray"),
+    "descriptor_head": ("none", "mlp", "local"),
+    "freeze": ("none", "mask", "encoder"),
+}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, ConfidenceMode):
+        return [value.kind, _plain(value.low), _plain(value.high)]
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return value
+
+
+def _from_plain(key: str, value: Any) -> Any:
+    if key in ("confidence", "descriptor_confidence"):
+        return _confidence_from_plain(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _confidence_from_plain(value: Any) -> ConfidenceMode | None:
+    if value is None:
+        return None
+    try:
+        kind, low, high = value
+        return ConfidenceMode(kind, float(low), float(high))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"a confidence mode is [kind, low, high], for example ['exp', 1, 'inf'], got {value!r}"
+        ) from error
+
+
+_PUBLISHED_NAMES = {
+    "patch_size": "patch_size",
+    "enc_embed_dim": "encoder_dim",
+    "enc_depth": "encoder_depth",
+    "enc_num_heads": "encoder_heads",
+    "dec_embed_dim": "decoder_dim",
+    "dec_depth": "decoder_depth",
+    "dec_num_heads": "decoder_heads",
+    "mlp_ratio": "mlp_ratio",
+    "two_confs": "two_confidences",
+    "freeze": "freeze",
+}
+_PUBLISHED_HEADS: dict[str, tuple[PointHead, DescriptorHead]] = {
+    "linear": ("linear", "none"),
+    "dpt": ("dpt", "none"),
+    "catmlp+dpt": ("dpt", "mlp"),
+}
+# Meaningless for the weights, or with one value only in every release.
+_PUBLISHED_IGNORED = {
+    "landscape_only",
+    "patch_embed_cls",
+    "mask_ratio",
+    "norm_im2_in_dec",
+    "desc_mode",
+    "img_size",
+    "pos_embed",
+    "output_mode",
+    "head_type",
+    "depth_mode",
+    "conf_mode",
+    "desc_conf_mode",
+}
+
+
+def config_from_published(data: Mapping[str, Any]) -> ModelConfig:
+    """Translate the constructor arguments of a published DUSt3R or MASt3R checkpoint.
+
+    Args:
+        data: the keyword arguments; absent ones take the published defaults, lists stand for
+            tuples, infinities may be floats or the strings "inf", "-inf".
+
+    Returns:
+        The same network in this package's terms.
+
+    Raises:
+        ValueError: for a field or a value that no implemented network has.
+    """
+    unknown = sorted(set(data) - set(_PUBLISHED_NAMES) - _PUBLISHED_IGNORED)
+    if unknown:
+        raise ValueError(f"unknown fields in a published model configuration: {', '.join(unknown)}")
+    head = data.get("head_type", "linear")
+    if head not in _PUBLISHED_HEADS:
+        raise ValueError(f"head_type must be one of {', '.join(_PUBLISHED_HEADS)}, got {head!r}")
+    point_head, descriptor_head = _PUBLISHED_HEADS[head]
+    output = re.fullmatch(r"pts3d(?:\+desc(\d+))?", data.get("output_mode", "pts3d"))
+    if output is None or bool(output[1]) != (descriptor_head == "mlp"):
+        raise ValueError(f"output_mode {data.get('output_mode')!r} does not fit head_type {head!r}")
+    position = re.fullmatch(r"RoPE(\d+(?:\.\d+)?)", str(data.get("pos_embed", "cosine")))
+    if position is None:
+        raise ValueError(
+            f"two-view networks need pos_embed like 'RoPE100', got {data.get('pos_embed')!r}"
+        )
+    mode, *bounds = data.get("depth_mode", ("exp", -math.inf, math.inf))
+    if any(not math.isinf(float(bound)) for bound in bounds):
+        raise ValueError(f"depth_mode must be unbounded, got {data.get('depth_mode')!r}")
+    size = data.get("img_size", (224, 224))
+    values = {ours: data[theirs] for theirs, ours in _PUBLISHED_NAMES.items() if theirs in data}
+    return ModelConfig(
+        image_size=(size, size) if isinstance(size, int) else (int(size[0]), int(size[1])),
+        rope_base=float(position[1]),
+        point_head=point_head,
+        descriptor_head=descriptor_head,
+        descriptor_dim=int(output[1] or 0),
+        point_mode=mode,
+        confidence=_confidence_from_plain(data.get("conf_mode", ("exp", 1, math.inf))),
+        descriptor_confidence=_confidence_from_plain(data.get("desc_conf_mode")),
+        **values,
+    )
+
+
+_SMALL = ModelConfig(
+    name="weav3r-small",
+    image_size=(224, 224),
+    encoder_dim=256,
+    encoder_depth=8,
+    encoder_heads=4,
+    decoder_dim=192,
+    decoder_depth=4,
+    decoder_heads=3,
+    qk_norm=True,
+    rope_reference_grid=14,
+    coordinate_features=True,
+    point_head="linear",
+    point_mode="ray",
+    confidence=ConfidenceMode("exp", 1.0, math.inf),
+    descriptor_head="local",
+    descriptor_dim=24,
+    two_confidences=True,
+    descriptor_confidence=ConfidenceMode("exp", 0.0, math.inf),
+)
+_DUST3R = ModelConfig(
+    name="dust3r-224-linear",
+    encoder_dim=1024,
+    encoder_depth=24,
+    encoder_heads=16,
+    decoder_dim=768,
+    decoder_depth=12,
+    decoder_heads=12,
+)
+
+PRESETS: dict[str, ModelConfig] = {
+    "weav3r-small": _SMALL,
+    "dust3r-224-linear": _DUST3R,
+    "dust3r-512-linear": dataclasses.replace(
+        _DUST3R, name="dust3r-512-linear", image_size=(512, 512)
+    ),
+    "dust3r-512-dpt": dataclasses.replace(
+        _DUST3R, name="dust3r-512-dpt", image_size=(512, 512), point_head="dpt"
+    ),
+    "mast3r-512": dataclasses.replace(
+        _DUST3R,
+        name="mast3r-512",
+        image_size=(512, 512),
+        point_head="dpt",
+        descriptor_head="mlp",
+        descriptor_dim=24,
+        two_confidences=True,
+        descriptor_confidence=ConfidenceMode("exp", 0.0, math.inf),
+    ),
+}

@@ -1,0 +1,326 @@
+"""The two-view network: images in, pointmaps of both views in the first camera's frame out."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from ..croco_like.attention import NORM_EPS
+from ..croco_like.blocks import DecoderBlock, EncoderBlock, init_transformer_
+from ..croco_like.patch_embed import PatchEmbed, transposed_rows
+from ..croco_like.rope import RotaryTables, rotary_tables
+from .config import PRESETS, ModelConfig
+from .heads import RawMaps, ViewHead
+from .heads.local import LocalDecoder, LocalPyramid, init_local_
+from .outputs import (
+    EncodedImages,
+    PairPrediction,
+    ViewPrediction,
+    activate_confidence,
+    activate_descriptors,
+    activate_points,
+    normalised_coordinates,
+)
+
+__all__ = [
+    "PRESETS",
+    "EncodedImages",
+    "ModelConfig",
+    "PairPrediction",
+    "TwoViewModel",
+    "ViewPrediction",
+]
+
+
+class TwoViewModel(nn.Module):
+    """Siamese encoder, two decoders that read each other, and one set of heads per view.
+
+    Parameter names of the standard parts are those of the published DUSt3R and MASt3R files.
+
+    Args:
+        config: shape of the network; `PRESETS` holds the named ones.
+
+    Reference: DUSt3R (arXiv 2312.14132) and MASt3R (arXiv 2406.09756).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        enc, dec = config.encoder_dim, config.decoder_dim
+        # In every published file; only cross-view completion reads it.
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dec), requires_grad=False)
+        self.patch_embed = PatchEmbed(enc, config.patch_size)
+        self.enc_blocks = nn.ModuleList(
+            EncoderBlock(enc, config.encoder_heads, config.mlp_ratio, config.qk_norm)
+            for _ in range(config.encoder_depth)
+        )
+        self.enc_norm = nn.LayerNorm(enc, NORM_EPS)
+        self.decoder_embed = nn.Linear(enc, dec)
+        self.dec_blocks = nn.ModuleList(
+            DecoderBlock(dec, config.decoder_heads, config.mlp_ratio, config.qk_norm)
+            for _ in range(config.decoder_depth)
+        )
+        self.dec_norm = nn.LayerNorm(dec, NORM_EPS)
+        if config.coordinate_features:
+            self.coordinate_embed = nn.Linear(NUM_COORDINATE_FEATURES, enc)
+        init_transformer_(self)
+        self.patch_embed.init_()
+        nn.init.normal_(self.mask_token, std=0.02)
+        self.dec_blocks2 = copy.deepcopy(self.dec_blocks)
+        self.downstream_head1 = ViewHead(config)
+        self.downstream_head2 = ViewHead(config)
+        if config.descriptor_head == "local":
+            channels = config.descriptor_dim + config.two_confidences
+            self.local_pyramid = LocalPyramid(config.local_dims)
+            self.local_decoder = LocalDecoder(config.local_dims, channels)
+            for module in (self.local_pyramid, self.local_decoder):
+                init_local_(module)
+                module.to(memory_format=torch.channels_last)  # pyright: ignore
+            init_transformer_(self.downstream_head1)
+            init_transformer_(self.downstream_head2)
+        self._freeze()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return self.mask_token.device
+
+    def _freeze(self) -> None:
+        if self.config.freeze == "encoder":
+            self.patch_embed.requires_grad_(False)
+            self.enc_blocks.requires_grad_(False)
+
+    def encode(self, images: Tensor, true_shape: Tensor | None = None) -> EncodedImages:
+        """Encode images, once for all the pairs they are part of.
+
+        Args:
+            images: `(B, 3, H, W)` in [-1, 1], sides multiples of the patch size.
+            true_shape: `(B, 2)` int (height, width) of the upright images when some are stored
+                with rows and columns exchanged, else None. Keep it on the CPU.
+
+        Returns:
+            Tokens and what else the decoder needs.
+
+        Raises:
+            ValueError: if a side is not a multiple of the patch size, or `true_shape` does not
+                fit the stored size.
+        """
+        height, width = images.shape[-2:]
+        transposed = transposed_rows(true_shape, height, width)
+        if transposed is not None:
+            transposed = transposed.to(images.device)
+        tokens, positions = self.patch_embed(images, transposed)
+        rows, columns = self.patch_embed.grid(images)
+        if self.config.coordinate_features:
+            tokens = tokens + self._coordinate_tokens(rows, columns, transposed, images.device)
+        if self.config.rope_reference_grid is not None:
+            positions = positions * min(1.0, self.config.rope_reference_grid / max(rows, columns))
+        tables = self._tables(positions, self.config.encoder_dim // self.config.encoder_heads)
+        for block in self.enc_blocks:
+            tokens = block(tokens, tables)
+        return EncodedImages(
+            tokens=self.enc_norm(tokens),
+            positions=positions,
+            image_size=(height, width),
+            local=self._local_maps(images, transposed),
+            transposed=transposed,
+        )
+
+    def decode(self, encoded1: EncodedImages, encoded2: EncodedImages) -> PairPrediction:
+        """Predict both views of each pair in the first camera's frame.
+
+        Args:
+            encoded1: the first images, B of them.
+            encoded2: the second images, as many; their size may differ.
+
+        Returns:
+            Dense maps at the stored sizes. Rows stored transposed come back transposed; their 3D
+            coordinates are those of the upright image.
+
+        Raises:
+            ValueError: if the batches differ in length.
+        """
+        if len(encoded1) != len(encoded2):
+            raise ValueError(
+                f"decode needs as many first as second images, got {len(encoded1)} and "
+                f"{len(encoded2)}; use EncodedImages.select to repeat one"
+            )
+        layers1, layers2 = self._decoder_layers(encoded1, encoded2)
+        return PairPrediction(
+            self._read_out(self.downstream_head1, layers1, encoded1),
+            self._read_out(self.downstream_head2, layers2, encoded2),
+        )
+
+    def decode_symmetric(
+        self, encoded1: EncodedImages, encoded2: EncodedImages
+    ) -> tuple[PairPrediction, PairPrediction]:
+        """Decode each pair in both orders, in one batch when the sizes agree.
+
+        Args:
+            encoded1: the first images.
+            encoded2: the second images.
+
+        Returns:
+            The pairs (1, 2) in camera 1's frame, and the pairs (2, 1) in camera 2's frame.
+        """
+        if encoded1.image_size != encoded2.image_size:
+            return self.decode(encoded1, encoded2), self.decode(encoded2, encoded1)
+        both = self.decode(
+            EncodedImages.cat((encoded1, encoded2)), EncodedImages.cat((encoded2, encoded1))
+        )
+        count = len(encoded1)
+        return both.select(slice(None, count)), both.select(slice(count, None))
+
+    def forward(
+        self,
+        images1: Tensor,
+        images2: Tensor,
+        true_shape1: Tensor | None = None,
+        true_shape2: Tensor | None = None,
+    ) -> PairPrediction:
+        """Encode and decode pairs of images.
+
+        Args:
+            images1: `(B, 3, H, W)` in [-1, 1].
+            images2: `(B, 3, H2, W2)` in [-1, 1].
+            true_shape1: see `encode`; give both or none.
+            true_shape2: see `encode`.
+
+        Returns:
+            Both pointmaps in the frame of the first camera.
+        """
+        if images1.shape != images2.shape:
+            return self.decode(self.encode(images1, true_shape1), self.encode(images2, true_shape2))
+        if (true_shape1 is None) != (true_shape2 is None):
+            raise ValueError("give both true_shape1 and true_shape2, or none")
+        shapes = None
+        if true_shape1 is not None and true_shape2 is not None:
+            shapes = torch.cat((true_shape1, true_shape2))
+        encoded = self.encode(torch.cat((images1, images2)), shapes)
+        count = len(images1)
+        return self.decode(encoded.select(slice(None, count)), encoded.select(slice(count, None)))
+
+    def _tables(self, positions: Tensor, head_dim: int) -> RotaryTables:
+        return rotary_tables(positions, head_dim, self.config.rope_base)
+
+    def _coordinate_tokens(
+        self, rows: int, columns: int, transposed: Tensor | None, device: torch.device
+    ) -> Tensor:
+        tokens = self.coordinate_embed(coordinate_features(rows, columns, device))  # (N, E)
+        if transposed is None:
+            return tokens
+        turned = self.coordinate_embed(coordinate_features(columns, rows, device))
+        return torch.where(transposed[:, None, None], turned, tokens)  # (B, N, E)
+
+    def _local_maps(self, images: Tensor, transposed: Tensor | None) -> tuple[Tensor, ...]:
+        if self.config.descriptor_head != "local":
+            return ()
+        maps = self.local_pyramid(images)
+        if transposed is None:
+            return maps
+        turned = self.local_pyramid(images.transpose(-1, -2))
+        rows = transposed[:, None, None, None]
+        return tuple(
+            torch.where(rows, other.transpose(-1, -2), level)
+            for level, other in zip(maps, turned, strict=True)
+        )
+
+    def _decoder_layers(
+        self, encoded1: EncodedImages, encoded2: EncodedImages
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Run both decoders level by level; each reads the other's previous level.
+
+        Returns:
+            Per view the encoder output (width E), then all decoder outputs (width D), of which
+            only the last is normalised.
+        """
+        head_dim = self.config.decoder_dim // self.config.decoder_heads
+        tables1 = self._tables(encoded1.positions, head_dim)
+        tables2 = self._tables(encoded2.positions, head_dim)
+        x1, x2 = self.decoder_embed(encoded1.tokens), self.decoder_embed(encoded2.tokens)
+        layers1, layers2 = [encoded1.tokens], [encoded2.tokens]
+        for block1, block2 in zip(self.dec_blocks, self.dec_blocks2, strict=True):
+            x1, x2 = block1(x1, x2, tables1, tables2), block2(x2, x1, tables2, tables1)
+            layers1.append(x1)
+            layers2.append(x2)
+        layers1[-1], layers2[-1] = self.dec_norm(x1), self.dec_norm(x2)
+        return layers1, layers2
+
+    def _read_out(
+        self, head: ViewHead, layers: list[Tensor], encoded: EncodedImages
+    ) -> ViewPrediction:
+        """Run a head; landscape and transposed rows run apart, each upright, and are rejoined."""
+        height, width = encoded.image_size
+        p = self.config.patch_size
+        grid = (height // p, width // p)
+        transposed = encoded.transposed
+        if transposed is None:
+            return self._predict(head, layers, grid, encoded.local)
+        plain_rows, turned_rows = (torch.nonzero(rows)[:, 0] for rows in (~transposed, transposed))
+        parts = []
+        if len(plain_rows):
+            local = tuple(level[plain_rows] for level in encoded.local)
+            parts.append(self._predict(head, [x[plain_rows] for x in layers], grid, local))
+        if len(turned_rows):
+            local = tuple(level[turned_rows].transpose(-1, -2) for level in encoded.local)
+            turned = self._predict(head, [x[turned_rows] for x in layers], grid[::-1], local)
+            parts.append(turned.transpose())
+        order = torch.cat((plain_rows, turned_rows)).argsort()
+        return ViewPrediction.cat(parts).select(order)
+
+    def _predict(
+        self,
+        head: ViewHead,
+        layers: list[Tensor],
+        grid: tuple[int, int],
+        local: tuple[Tensor, ...],
+    ) -> ViewPrediction:
+        """Run a head on upright images of one size and apply the activations, in float32."""
+        decoder = self.local_decoder if self.config.descriptor_head == "local" else None
+        raw = head(layers, grid, local, decoder)
+        with torch.autocast(device_type=raw.points.device.type, enabled=False):
+            return self._activate(raw)
+
+    def _activate(self, raw: RawMaps) -> ViewPrediction:
+        config = self.config
+        pointmap = activate_points(raw.points[..., :3], config.point_mode)
+        if config.confidence is None:
+            confidence = torch.ones_like(pointmap[..., 0])
+        else:
+            confidence = activate_confidence(raw.points[..., 3], config.confidence)
+        if raw.descriptors is None:
+            return ViewPrediction(pointmap, confidence)
+        descriptors = activate_descriptors(raw.descriptors[..., : config.descriptor_dim])
+        descriptor_confidence = confidence
+        mode = config.descriptor_mode
+        if config.two_confidences and mode is not None:
+            descriptor_confidence = activate_confidence(raw.descriptors[..., -1], mode)
+        return ViewPrediction(pointmap, confidence, descriptors, descriptor_confidence)
+
+
+NUM_COORDINATE_FEATURES = 10
+
+
+def coordinate_features(rows: int, columns: int, device: torch.device) -> Tensor:
+    """Describe where each patch lies in its image by ten smooth functions.
+
+    RoPE sees differences of positions only; these tell the network the absolute place, and with
+    it the direction that a token looks in.
+
+    Args:
+        rows: height of the patch grid.
+        columns: width of the patch grid.
+        device: where the result lives.
+
+    Returns:
+        `(rows * columns, 10)` float32, for (x, y) the patch centre relative to the image centre
+        over half the long side.
+    """
+    x, y = normalised_coordinates(rows, columns, device).flatten(0, 1).unbind(-1)
+    sin_x, sin_y = torch.sin(torch.pi * x), torch.sin(torch.pi * y)
+    cos_x, cos_y = torch.cos(torch.pi * x), torch.cos(torch.pi * y)
+    return torch.stack(
+        (x, y, x * y, x * x, y * y, sin_x, sin_y, cos_x, cos_y, sin_x * sin_y), dim=-1
+    )

@@ -93,7 +93,7 @@ def unique_names(sources: Sequence[Source]) -> list[str]:
     """
     names = []
     full = [s.absolute().parts if isinstance(s, Path) else () for s in sources]
-    for depth in range(1, max(map(len, full), default=1) + 1):
+    for depth in range(1, max(1, *map(len, full)) + 1):
         names = [
             "/".join(p[-depth:]).lstrip("/") if p else f"image_{i:04d}" for i, p in enumerate(full)
         ]

@@ -71,14 +71,10 @@ class SceneView:
         return np.asarray(self.ledger.K_to_network(_placed(self).K), dtype=np.float64)
 
     def world_points(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """(n, 3) float64 world points of network pixels."""
-        camera, K = _placed(self), self.K_network
-        z = self.depth[rows, columns].astype(np.float64)
-        x = (columns + 0.5 - K[0, 2] - K[0, 1] * (rows + 0.5 - K[1, 2]) / K[1, 1]) / K[0, 0]
-        y = (rows + 0.5 - K[1, 2]) / K[1, 1]
-        in_camera = np.stack([x * z, y * z, z], axis=-1)
-        world_from_cam = camera.world_from_cam
-        return in_camera @ world_from_cam[:3, :3].T + world_from_cam[:3, 3]
+        """(n, 3) float64 world points of the network pixels (rows (n,), columns (n,))."""
+        xy = np.stack([columns + 0.5, rows + 0.5], axis=-1)
+        xy = self.ledger.points_to_original(xy)
+        return _placed(self).unproject(xy, self.depth[rows, columns])
 
 
 @dataclass(frozen=True)

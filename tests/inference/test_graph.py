@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from weav3r.inference.graph import connected_components, is_connected, make_pairs
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "pairs.npz")

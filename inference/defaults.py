@@ -1,0 +1,47 @@
+"""What is chosen for a checkpoint when the user says nothing: measured, not guessed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..models.two_view import TwoViewModel
+
+CameraRoad = Literal["matches", "pointmaps"]
+DepthRoad = Literal["sweep", "pointmaps"]
+
+
+@dataclass(frozen=True)
+class InferenceDefaults:
+    """Settings of one family of checkpoints.
+
+    Attributes:
+        size: long side of the network's input, pixels.
+        cameras: where cameras come from.
+        depth: where dense depth comes from.
+    """
+
+    size: int
+    cameras: CameraRoad
+    depth: DepthRoad
+
+
+_BY_NAME = {
+    "weav3r-small": InferenceDefaults(size=384, cameras="matches", depth="sweep"),
+    "dust3r-224-linear": InferenceDefaults(size=224, cameras="pointmaps", depth="pointmaps"),
+}
+_WITH_DESCRIPTORS = InferenceDefaults(size=512, cameras="matches", depth="pointmaps")
+_WITHOUT_DESCRIPTORS = InferenceDefaults(size=512, cameras="pointmaps", depth="pointmaps")
+
+
+def inference_defaults(model: TwoViewModel) -> InferenceDefaults:
+    """Defaults of a checkpoint, by the preset it was made from."""
+    named = _BY_NAME.get(model.config.name)
+    if named is not None:
+        return named
+    return _WITH_DESCRIPTORS if model.config.descriptor_dim else _WITHOUT_DESCRIPTORS
+
+
+def inference_size(model: TwoViewModel) -> int:
+    """Default long side of the network's input."""
+    return inference_defaults(model).size

@@ -1,0 +1,245 @@
+"""Matches between two photos from dense descriptors.
+
+Anchors on a regular grid of one image look for their nearest neighbour in the other; a match is
+kept when the way back ends where it began. The search runs on a coarse sampling of the other image
+and is refined in the full map, to a fraction of a pixel. Each anchor sits at the same place in
+every pair, which makes multi-view tracks without any merging of nearby key points (see `sfm`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .images import View
+from .predict import PairResult
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Corresponding points of two photos.
+
+    Attributes:
+        xy1: (N, 2) float32, pixels of the original (upright) first photo, centres at half-integers.
+        xy2: (N, 2) float32, the same for the second photo.
+        confidence: (N,) float32 in (0, 1], higher is surer; sorted from surest to least sure.
+    """
+
+    xy1: np.ndarray
+    xy2: np.ndarray
+    confidence: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.confidence)
+
+    def select(self, index: np.ndarray) -> Matches:
+        """Matches at `index` (a mask or indices)."""
+        return Matches(self.xy1[index], self.xy2[index], self.confidence[index])
+
+    def swapped(self) -> Matches:
+        """The same matches seen from the second photo."""
+        return Matches(self.xy2, self.xy1, self.confidence)
+
+
+@dataclass(frozen=True)
+class MatchingOptions:
+    """How dense descriptors become matches.
+
+    Attributes:
+        step: spacing of the anchors, network pixels.
+        search_stride: spacing of the first search in the other image, network pixels.
+        tolerance: largest distance between an anchor and the end of the way back, network pixels.
+        temperature: of the softmax that turns similarities into confidences.
+        min_confidence: matches below are dropped.
+        max_matches: the surest that are kept (per direction).
+        border: anchors and matches closer to the image border are dropped, network pixels.
+        block: anchors compared at once (bounds the memory).
+    """
+
+    step: int = 4
+    search_stride: int = 2
+    tolerance: float = 3.0
+    temperature: float = 0.05
+    min_confidence: float = 0.0
+    max_matches: int = 4096
+    border: int = 2
+    block: int = 1024
+
+
+def joint_descriptors(result: PairResult) -> tuple[Tensor, Tensor]:
+    """Descriptors of both images of a pair that use both decoding directions.
+
+    In each direction the descriptors of the two images are comparable with each other; joined along
+    the channels, their dot product is the mean of the two directions' similarities.
+
+    Returns:
+        (H1, W1, 2D) and (H2, W2, 2D) unit vectors, for `result.first` and `result.second`.
+
+    Raises:
+        ValueError: if the checkpoint has no descriptors.
+    """
+    maps = (
+        result.forward.view1.descriptors,
+        result.backward.view2.descriptors,
+        result.forward.view2.descriptors,
+        result.backward.view1.descriptors,
+    )
+    a1, a2, b1, b2 = maps
+    if a1 is None or a2 is None or b1 is None or b2 is None:
+        raise ValueError(
+            "this checkpoint predicts no descriptors, so photos cannot be matched with it; "
+            "use weav3r-small or a MASt3R-class checkpoint"
+        )
+    scale = 0.5**0.5
+    return torch.cat([a1, a2], -1) * scale, torch.cat([b1, b2], -1) * scale
+
+
+def match_descriptors(
+    descriptors1: Tensor, descriptors2: Tensor, options: MatchingOptions | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mutual nearest neighbours of the grid anchors of image 1 in image 2, at sub-pixel positions.
+
+    Args:
+        descriptors1: (H1, W1, D) unit vectors.
+        descriptors2: (H2, W2, D) unit vectors.
+        options: see `MatchingOptions`.
+
+    Returns:
+        xy1 (N, 2) and xy2 (N, 2) in network pixels with centres at half-integers (xy1 lies on pixel
+        centres), and confidence (N,) in (0, 1], sorted from surest to least sure.
+    """
+    options = options or MatchingOptions()
+    anchors = _grid(descriptors1, options.step, options.border)
+    if len(anchors) == 0 or min(descriptors2.shape[:2]) < 3:
+        empty = descriptors1.new_zeros((0, 2))
+        return empty, empty, descriptors1.new_zeros((0,))
+    queries = _gather(descriptors1, anchors)
+    coarse, forward_confidence = _search(queries, descriptors2, options)
+    best, offset = _refine(queries, descriptors2, coarse, radius=options.search_stride)
+    back, backward_confidence = _search(_gather(descriptors2, best), descriptors1, options)
+    back, _ = _refine(_gather(descriptors2, best), descriptors1, back, radius=options.search_stride)
+    confidence = forward_confidence * backward_confidence
+    height, width = descriptors2.shape[:2]
+    inside = (
+        (best[:, 0] >= options.border)
+        & (best[:, 1] >= options.border)
+        & (best[:, 0] < height - options.border)
+        & (best[:, 1] < width - options.border)
+    )
+    returned = (back - anchors).float().norm(dim=-1) <= options.tolerance
+    keep = (inside & returned & (confidence >= options.min_confidence)).nonzero()[:, 0]
+    order = torch.argsort(confidence[keep], descending=True, stable=True)
+    keep = keep[order[: options.max_matches]]
+    xy1 = anchors[keep].flip(-1).float() + 0.5
+    xy2 = best[keep].flip(-1).float() + 0.5 + offset[keep]
+    return xy1, xy2, confidence[keep]
+
+
+def match_pair(
+    result: PairResult,
+    view1: View,
+    view2: View,
+    options: MatchingOptions | None = None,
+    device: torch.device | str = "cpu",
+) -> tuple[Matches, Matches]:
+    """Matches of a pair in original pixels, anchored in the first and in the second image.
+
+    Returns:
+        Two `Matches`, both with `xy1` in `view1` and `xy2` in `view2`: the positions of the first
+        are on the anchor grid of `view1`, those of the second on the anchor grid of `view2`.
+    """
+    descriptors1, descriptors2 = (d.to(device) for d in joint_descriptors(result))
+    forward = match_descriptors(descriptors1, descriptors2, options)
+    backward = match_descriptors(descriptors2, descriptors1, options)
+    return (
+        _to_original(forward[0], forward[1], forward[2], view1, view2),
+        _to_original(backward[1], backward[0], backward[2], view1, view2),
+    )
+
+
+def merge_matches(a: Matches, b: Matches) -> Matches:
+    """Both sets together, sorted from surest to least sure."""
+    confidence = np.concatenate([a.confidence, b.confidence])
+    order = np.argsort(-confidence, kind="stable")
+    return Matches(
+        np.concatenate([a.xy1, b.xy1])[order],
+        np.concatenate([a.xy2, b.xy2])[order],
+        confidence[order],
+    )
+
+
+def _to_original(xy1: Tensor, xy2: Tensor, confidence: Tensor, view1: View, view2: View) -> Matches:
+    return Matches(
+        np.asarray(view1.ledger.points_to_original(xy1.cpu().numpy()), dtype=np.float32),
+        np.asarray(view2.ledger.points_to_original(xy2.cpu().numpy()), dtype=np.float32),
+        confidence.cpu().numpy().astype(np.float32),
+    )
+
+
+def _grid(descriptors: Tensor, step: int, border: int) -> Tensor:
+    """(N, 2) integer (row, column) positions with spacing `step`, centred in the map."""
+    height, width = descriptors.shape[:2]
+    device = descriptors.device
+
+    def axis(length: int) -> Tensor:
+        start = max(border, ((length - 1) % step) // 2)
+        return torch.arange(start, length - border, step, device=device)
+
+    rows, columns = axis(height), axis(width)
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
+
+
+def _gather(descriptors: Tensor, positions: Tensor) -> Tensor:
+    return descriptors[positions[:, 0], positions[:, 1]]
+
+
+def _search(queries: Tensor, target: Tensor, options: MatchingOptions) -> tuple[Tensor, Tensor]:
+    """Best coarse position of each query in `target` and its share of the softmax over all."""
+    candidates = _grid(target, options.search_stride, 0)
+    bank = _gather(target, candidates).T.contiguous()  # (D, M)
+    best, share = [], []
+    for block in queries.split(options.block):
+        similarity = block @ bank  # (n, M)
+        value, index = similarity.max(dim=1)
+        similarity.sub_(value[:, None]).div_(options.temperature).exp_()
+        share.append(1.0 / similarity.sum(dim=1))
+        best.append(index)
+    return candidates[torch.cat(best)], torch.cat(share)
+
+
+def _refine(
+    queries: Tensor, target: Tensor, positions: Tensor, radius: int
+) -> tuple[Tensor, Tensor]:
+    """Best full-resolution position within `radius` of `positions`, and the sub-pixel offset there.
+
+    Returns:
+        (N, 2) integer (row, column), and (N, 2) float offsets (x, y) in [-0.5, 0.5] from a parabola
+        through the scores of the neighbours.
+    """
+    height, width = target.shape[:2]
+    span = torch.arange(-radius, radius + 1, device=target.device)
+    shifts = torch.stack(torch.meshgrid(span, span, indexing="ij"), -1).reshape(-1, 2)
+    limit = torch.tensor([height - 1, width - 1], device=target.device)
+
+    def scores(centres: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
+        window = (centres[:, None] + moves[None]).clamp(min=0)
+        window = torch.minimum(window, limit)  # (N, S, 2)
+        similarity = torch.einsum("nd,nsd->ns", queries, target[window[..., 0], window[..., 1]])
+        return window, similarity
+
+    window, similarity = scores(positions, shifts)
+    choice = similarity.argmax(dim=1)
+    best = window[torch.arange(len(window), device=target.device), choice]
+    best = torch.minimum(best.clamp(min=1), limit - 1)
+    cross = torch.tensor([[0, 0], [0, -1], [0, 1], [-1, 0], [1, 0]], device=target.device)
+    _, score = scores(best, cross)
+    centre, left, right, above, below = score.unbind(1)
+
+    def parabola(low: Tensor, high: Tensor) -> Tensor:
+        curvature = (2 * centre - low - high).clamp(min=1e-6)
+        return (0.5 * (high - low) / curvature).clamp(-0.5, 0.5)
+
+    return best, torch.stack([parabola(left, right), parabola(above, below)], -1)

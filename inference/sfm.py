@@ -1,0 +1,323 @@
+"""Cameras and sparse points from matches: the road that measures better where matches are good.
+
+Every grid anchor of an image is seen at one fixed place in that image and at sub-pixel places in
+all images it was matched with, so it is the hub of a multi-view track by construction. Geometric
+verification, mapping and bundle adjustment are COLMAP's (through pycolmap).
+
+Reference: Schoenberger & Frahm, "Structure-from-Motion Revisited", CVPR 2016.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+
+from ..geometry.camera import Camera
+from .images import View
+from .matching import Matches
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SfmOptions:
+    """How matches become cameras.
+
+    Attributes:
+        max_error_network_px: inlier threshold, in pixels of the network's input.
+        min_inliers: a pair with fewer geometrically consistent matches is rejected.
+        min_inlier_ratio: the same for the share of consistent matches.
+        share_focal: one focal length for all photos of equal size and EXIF focal length.
+        seed: of every RANSAC and of the mapper.
+        threads: of the mapper; one thread makes the result repeatable to the bit.
+    """
+
+    max_error_network_px: float = 1.5
+    min_inliers: int = 24
+    min_inlier_ratio: float = 0.12
+    share_focal: bool = True
+    seed: int = 0
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class PairVerification:
+    """What geometric verification said about a pair."""
+
+    num_matches: int
+    num_inliers: int
+    accepted: bool
+
+
+@dataclass(frozen=True)
+class SparseModel:
+    """Cameras and points of one connected component, in its own similarity frame.
+
+    Attributes:
+        cameras: image index -> camera in original pixels.
+        points: (M, 3) float64 world points.
+        errors_px: (M,) mean reprojection error of each point, original pixels.
+        observations: image index -> (xy (n, 2) original pixels, point (n,) index into `points`).
+    """
+
+    cameras: dict[int, Camera]
+    points: np.ndarray
+    errors_px: np.ndarray
+    observations: dict[int, tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class SfmResult:
+    """All components, largest first, and the verdict on every pair."""
+
+    models: list[SparseModel]
+    pairs: dict[tuple[int, int], PairVerification] = field(default_factory=dict)
+
+
+class MatchGraph:
+    """Collects the matches of all pairs and gives every image one list of key points."""
+
+    def __init__(self, num_images: int) -> None:
+        self._xy: list[list[np.ndarray]] = [[] for _ in range(num_images)]
+        self._count = [0] * num_images
+        self._pairs: dict[tuple[int, int], list[np.ndarray]] = defaultdict(list)
+        self.confidence: dict[tuple[int, int], float] = {}
+
+    def add(self, first: int, second: int, matches: Matches) -> None:
+        """Append matches between two images (`xy1` in `first`)."""
+        n = len(matches)
+        start1, start2 = self._count[first], self._count[second]
+        self._xy[first].append(matches.xy1)
+        self._xy[second].append(matches.xy2)
+        self._count[first] += n
+        self._count[second] += n
+        rows = np.stack([start1 + np.arange(n), start2 + np.arange(n)], axis=1)
+        self._pairs[(first, second)].append(rows)
+
+    def finish(self) -> tuple[list[np.ndarray], dict[tuple[int, int], np.ndarray]]:
+        """Key points (n, 2) float32 per image, identical positions merged, and matches per pair."""
+        keypoints, index = [], []
+        for parts in self._xy:
+            xy = np.concatenate(parts) if parts else np.zeros((0, 2), np.float32)
+            unique, inverse = np.unique(xy, axis=0, return_inverse=True)
+            keypoints.append(unique.astype(np.float32))
+            index.append(inverse.reshape(-1))
+        pairs = {}
+        for (first, second), parts in self._pairs.items():
+            rows = np.concatenate(parts)
+            rows = np.stack([index[first][rows[:, 0]], index[second][rows[:, 1]]], axis=1)
+            pairs[(first, second)] = np.unique(rows, axis=0).astype(np.uint32)
+        return keypoints, pairs
+
+
+def reconstruct_from_matches(
+    views: Sequence[View],
+    graph: MatchGraph,
+    focal_guess_px: Sequence[float],
+    options: SfmOptions | None = None,
+) -> SfmResult:
+    """Estimate cameras and points from matches.
+
+    Args:
+        views: the photos; sizes and EXIF focal lengths are read from them.
+        graph: matches between them.
+        focal_guess_px: per photo, a starting focal length in original pixels, used where the file
+            has no EXIF focal length.
+        options: see `SfmOptions`.
+
+    Returns:
+        Components with at least two registered photos, and the verdict on each pair.
+    """
+    options = options or SfmOptions()
+    keypoints, pairs = graph.finish()
+    with tempfile.TemporaryDirectory(prefix="weav3r-sfm-") as folder:
+        database_path = Path(folder) / "database.db"
+        _write_database(database_path, views, keypoints, pairs, focal_guess_px, options)
+        verdicts = _verify(database_path, Path(folder), views, pairs, options)
+        accepted = [pair for pair, verdict in verdicts.items() if verdict.accepted]
+        best: list[SparseModel] = []
+        if accepted:
+            for relaxed in (False, True):
+                models = _map(database_path, Path(folder), len(views), options, relaxed)
+                if _registered(models) > _registered(best):
+                    best = models
+                if _registered(best) == len(views):
+                    break
+    return SfmResult(best, verdicts)
+
+
+def _registered(models: list[SparseModel]) -> int:
+    return len(models[0].cameras) if models else 0
+
+
+def _image_name(index: int) -> str:
+    return f"{index:06d}"
+
+
+def _camera_groups(views: Sequence[View], share: bool) -> list[int]:
+    """Camera number of each photo; photos of one size and EXIF focal length share a camera."""
+    groups: dict[tuple, int] = {}
+    numbers = []
+    for index, view in enumerate(views):
+        exif = None if view.exif_focal_px is None else round(view.exif_focal_px)
+        key = (view.ledger.original_size, exif) if share else (index,)
+        numbers.append(groups.setdefault(key, len(groups)))
+    return numbers
+
+
+def _write_database(
+    path: Path,
+    views: Sequence[View],
+    keypoints: list[np.ndarray],
+    pairs: dict[tuple[int, int], np.ndarray],
+    focal_guess_px: Sequence[float],
+    options: SfmOptions,
+) -> None:
+    groups = _camera_groups(views, options.share_focal)
+    with pycolmap.Database.open(path) as database:
+        rig_of_group: dict[int, tuple[int, pycolmap.Camera]] = {}
+        for index, view in enumerate(views):
+            if groups[index] not in rig_of_group:
+                rig_of_group[groups[index]] = _write_camera(
+                    database,
+                    view,
+                    [focal_guess_px[i] for i, g in enumerate(groups) if g == groups[index]],
+                )
+            rig_id, camera = rig_of_group[groups[index]]
+            image = pycolmap.Image(
+                name=_image_name(index), camera_id=camera.camera_id, image_id=index + 1
+            )
+            database.write_image(image, use_image_id=True)
+            frame = pycolmap.Frame(frame_id=index + 1, rig_id=rig_id)
+            frame.add_data_id(image.data_id)
+            database.write_frame(frame, use_frame_id=True)
+            database.write_keypoints(index + 1, keypoints[index].astype(np.float32))
+        for (first, second), rows in pairs.items():
+            database.write_matches(first + 1, second + 1, rows)
+
+
+def _write_camera(
+    database: pycolmap.Database, view: View, guesses_px: list[float]
+) -> tuple[int, pycolmap.Camera]:
+    height, width = view.ledger.original_size
+    known = view.exif_focal_px is not None
+    focal = view.exif_focal_px if view.exif_focal_px is not None else float(np.median(guesses_px))
+    camera = pycolmap.Camera.create_from_model_name(0, "SIMPLE_PINHOLE", focal, width, height)
+    camera.has_prior_focal_length = known
+    camera.camera_id = database.write_camera(camera)
+    rig = pycolmap.Rig()
+    rig.add_ref_sensor(camera.sensor_id)
+    return database.write_rig(rig), camera
+
+
+def _pixel_scale(view: View) -> float:
+    """Original pixels per network pixel."""
+    return 1.0 / float(view.ledger.network_from_original[0, 0])
+
+
+def _verify(
+    database_path: Path,
+    folder: Path,
+    views: Sequence[View],
+    pairs: dict[tuple[int, int], np.ndarray],
+    options: SfmOptions,
+) -> dict[tuple[int, int], PairVerification]:
+    pairs_path = folder / "pairs.txt"
+    pairs_path.write_text("".join(f"{_image_name(i)} {_image_name(j)}\n" for i, j in pairs))
+    geometry = pycolmap.TwoViewGeometryOptions()
+    geometry.min_num_inliers = options.min_inliers
+    geometry.min_inlier_ratio = options.min_inlier_ratio
+    geometry.detect_watermark = False
+    geometry.ransac.max_error = options.max_error_network_px * max(_pixel_scale(v) for v in views)
+    geometry.ransac.min_inlier_ratio = max(0.05, options.min_inlier_ratio)
+    geometry.ransac.random_seed = options.seed
+    geometry.ransac.num_threads = options.threads
+    pycolmap.set_random_seed(options.seed)
+    pycolmap.verify_matches(database_path, pairs_path, geometry)
+    verdicts = {}
+    with pycolmap.Database.open(database_path) as database:
+        for first, second in pairs:
+            inliers = 0
+            if database.exists_two_view_geometry(first + 1, second + 1):
+                found = database.read_two_view_geometry(first + 1, second + 1)
+                inliers = len(found.inlier_matches)
+            verdicts[(first, second)] = PairVerification(
+                num_matches=len(pairs[(first, second)]),
+                num_inliers=inliers,
+                accepted=inliers >= options.min_inliers,
+            )
+    return verdicts
+
+
+def _map(
+    database_path: Path, folder: Path, num_images: int, options: SfmOptions, relaxed: bool
+) -> list[SparseModel]:
+    settings = pycolmap.IncrementalPipelineOptions()
+    settings.min_num_matches = options.min_inliers
+    settings.min_model_size = 2
+    settings.multiple_models = True
+    settings.max_model_overlap = 2
+    settings.extract_colors = False
+    settings.num_threads = options.threads
+    settings.random_seed = options.seed
+    settings.triangulation.ignore_two_view_tracks = False
+    settings.mapper.abs_pose_min_num_inliers = options.min_inliers
+    settings.mapper.abs_pose_min_inlier_ratio = 0.12 if relaxed else 0.2
+    settings.mapper.init_min_num_inliers = 30 if relaxed else 80
+    settings.mapper.init_min_tri_angle = 1.5 if relaxed else 8.0
+    if relaxed:
+        settings.mapper.init_max_forward_motion = 1.0
+        settings.mapper.filter_min_tri_angle = 0.5
+        settings.triangulation.min_angle = 0.5
+    output = folder / ("relaxed" if relaxed else "strict")
+    output.mkdir()
+    found = pycolmap.incremental_mapping(database_path, folder, output, settings)
+    models = [_to_model(reconstruction) for reconstruction in found.values()]
+    models = [model for model in models if len(model.cameras) >= 2]
+    models.sort(key=lambda m: (-len(m.cameras), -len(m.points), min(m.cameras)))
+    return _without_shared_images(models)
+
+
+def _without_shared_images(models: list[SparseModel]) -> list[SparseModel]:
+    """Keep each image in the largest component that holds it."""
+    taken: set[int] = set()
+    kept = []
+    for model in models:
+        if taken & set(model.cameras):
+            continue
+        taken |= set(model.cameras)
+        kept.append(model)
+    return kept
+
+
+def _to_model(reconstruction: pycolmap.Reconstruction) -> SparseModel:
+    ids = sorted(reconstruction.point3D_ids())
+    row = {point_id: i for i, point_id in enumerate(ids)}
+    points = np.array([reconstruction.point3D(i).xyz for i in ids]).reshape(-1, 3)
+    errors = np.array([reconstruction.point3D(i).error for i in ids]).reshape(-1)
+    cameras, observations = {}, {}
+    for image_id in reconstruction.reg_image_ids():
+        image = reconstruction.image(image_id)
+        camera = reconstruction.camera(image.camera_id)
+        cam_from_world = np.eye(4)
+        cam_from_world[:3] = image.cam_from_world().matrix()
+        index = image_id - 1
+        cameras[index] = Camera(
+            K=camera.calibration_matrix(),
+            cam_from_world=cam_from_world,
+            height=camera.height,
+            width=camera.width,
+        )
+        seen = [p for p in image.points2D if p.has_point3D()]
+        observations[index] = (
+            np.array([p.xy for p in seen]).reshape(-1, 2),
+            np.array([row[p.point3D_id] for p in seen], dtype=np.int64),
+        )
+    return SparseModel(cameras, points, errors, observations)

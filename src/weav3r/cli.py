@@ -1,0 +1,335 @@
+"""The command `weav3r`.
+
+Exit status: 0 done, 2 wrong usage or input, 1 anything else. `WEAV3R_DEBUG=1` shows tracebacks.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+app = typer.Typer(
+    name="weav3r",
+    help="Photos in, cameras and dense 3D out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Training data: scenes and textures.", no_args_is_help=True)
+models_app = typer.Typer(help="Checkpoints and presets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(models_app, name="models")
+
+console = Console(stderr=True)
+output = Console()
+
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="Bundled name, folder or .safetensors file.")
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+SizeOption = Annotated[
+    int | None, typer.Option(help="Long side of the network's input, pixels; default: by model.")
+]
+
+
+def _version(show: bool) -> None:
+    if show:
+        from importlib.metadata import version
+
+        output.print(f"weav3r {version('weav3r')}", highlight=False)
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every stage.")] = False,
+) -> None:
+    level = logging.INFO if verbose else logging.ERROR
+    handler = RichHandler(console=console, show_path=False, rich_tracebacks=False)
+    logging.basicConfig(level=level, format="%(message)s", handlers=[handler], force=True)
+
+
+@app.command()
+def reconstruct(
+    photos: Annotated[
+        list[str] | None, typer.Argument(help="A folder of photos, or the photos themselves.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--output", "-o", help="scene.glb, .ply, .npz, .json, or a folder.")
+    ] = Path("scene.glb"),
+    example: Annotated[
+        str | None, typer.Option(help="Use bundled example photos (see `weav3r examples`).")
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option(help="For a folder: colmap, npz or nerfstudio.")
+    ] = None,
+    model: ModelOption = "weav3r-small",
+    device: DeviceOption = "auto",
+    size: SizeOption = None,
+    graph: Annotated[
+        str, typer.Option(help="Pairs: auto, complete, swin-3, logwin-3, oneref-0.")
+    ] = "auto",
+    cameras: Annotated[str, typer.Option(help="Cameras from: auto, matches, pointmaps.")] = "auto",
+    depth: Annotated[str, typer.Option(help="Depth from: auto, sweep, pointmaps.")] = "auto",
+    min_confidence: Annotated[
+        float | None, typer.Option(help="Leave out points below this confidence.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Also write the report, as JSON.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
+) -> None:
+    """Turn photos into cameras and a dense 3D scene."""
+    import weav3r
+
+    source = _photos_or_example(photos, example)
+    _check_output(out, format)
+    scene = weav3r.reconstruct(
+        source,
+        model=model,
+        device=device,
+        size=size,
+        graph=graph,
+        cameras=cameras,  # type: ignore[arg-type]
+        depth=depth,  # type: ignore[arg-type]
+        progress=not quiet,
+    )
+    options: dict[str, Any] = {}
+    if format is not None:
+        options["format"] = format
+    if min_confidence is not None:
+        options["min_confidence"] = min_confidence
+    scene.save(out, **options)
+    if report is not None:
+        report.write_text(json.dumps(scene.report.to_dict(), indent=2))
+    if not quiet:
+        output.print(scene.report.summary(), highlight=False, markup=False)
+        output.print(f"wrote {out}", highlight=False, markup=False)
+
+
+@app.command()
+def match(
+    image1: Annotated[Path, typer.Argument(help="First photo.")],
+    image2: Annotated[Path, typer.Argument(help="Second photo.")],
+    out: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write matches: .npz, .csv, or .png.")
+    ] = None,
+    model: ModelOption = "weav3r-small",
+    device: DeviceOption = "auto",
+    size: SizeOption = None,
+    min_confidence: Annotated[float, typer.Option(help="Drop matches below.")] = 0.0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No summary.")] = False,
+) -> None:
+    """Match two photos and estimate how the camera moved between them."""
+    import weav3r
+
+    if out is not None and out.suffix.lower() not in (".npz", ".csv", ".png"):
+        raise ValueError(f"--output {out}: matches are written as .npz, .csv or .png")
+    pair = weav3r.match(
+        image1, image2, model=model, device=device, size=size, min_confidence=min_confidence
+    )
+    if out is not None:
+        pair.save(out)
+    if not quiet:
+        output.print(pair.summary(), highlight=False, markup=False)
+        if out is not None:
+            output.print(f"wrote {out}", highlight=False, markup=False)
+
+
+@app.command()
+def examples() -> None:
+    """List the bundled example photos."""
+    import weav3r
+
+    for name, folder in weav3r.example_photos().items():
+        count = sum(1 for f in folder.iterdir() if f.suffix.lower() in (".jpg", ".png"))
+        output.print(f"{name:14s} {count} photos  {folder}", highlight=False, markup=False)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="Name of a bundled recipe or a YAML file.")],
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop after this many minutes (a slice).")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Continue from the run folder.")] = False,
+    out: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder.")] = None,
+    decay: Annotated[
+        bool, typer.Option(help="Let the learning rate fall to its end in this slice.")
+    ] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override: data.scenes=8 (repeatable).")
+    ] = None,
+    device: DeviceOption = "auto",
+    print_config: Annotated[bool, typer.Option(help="Show the resolved recipe and stop.")] = False,
+) -> None:
+    """Train a network on the procedural generator."""
+    from .train.config import load_recipe, recipe_to_yaml
+    from .train.engine import train as run
+
+    resolved = load_recipe(recipe, set_ or [])
+    if print_config:
+        output.print(recipe_to_yaml(resolved), highlight=False, markup=False)
+        return
+    run(
+        resolved,
+        output=out or Path("runs") / resolved.name,
+        minutes=minutes,
+        resume=resume,
+        decay=decay,
+        device=device,
+    )
+
+
+@app.command()
+def evaluate(
+    root: Annotated[Path, typer.Argument(help="Folder with sets/ in the plain layout.")],
+    sets: Annotated[str | None, typer.Option(help="Comma-separated; default: all.")] = None,
+    methods: Annotated[
+        str, typer.Option(help="Comma-separated: checkpoints, sift, sift@SIZE.")
+    ] = "weav3r-small,sift",
+    size: SizeOption = None,
+    device: DeviceOption = "auto",
+    out: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")] = Path(
+        "evaluation-results"
+    ),
+) -> None:
+    """Measure pose and match accuracy on image pairs with ground truth."""
+    from .evaluation.runner import evaluate_pairs
+    from .evaluation.sift import SiftMethod
+    from .inference.two_view import PairMatcher
+
+    chosen: dict[str, Any] = {}
+    for name in (m.strip() for m in methods.split(",")):
+        if name == "sift":
+            chosen[name] = SiftMethod()
+        elif name.startswith("sift@"):
+            chosen[name] = SiftMethod(max_size=int(name.removeprefix("sift@")))
+        else:
+            chosen[name] = PairMatcher(name, device=device, size=size)
+    report = evaluate_pairs(root, sets.split(",") if sets else None, chosen)
+    report.write(out)
+    output.print(report.to_markdown(), highlight=False, markup=False)
+
+
+@data_app.command("sheet")
+def data_sheet(
+    out: Annotated[Path, typer.Option("--output", "-o", help="Picture to write.")] = Path(
+        "sheet.png"
+    ),
+    count: Annotated[int, typer.Option(help="Scenes shown.")] = 16,
+    height: Annotated[int, typer.Option(help="Height of a view, pixels.")] = 192,
+    width: Annotated[int, typer.Option(help="Width of a view, pixels.")] = 256,
+    seed: Annotated[int, typer.Option(help="Seed of the generator.")] = 0,
+    textures: Annotated[
+        Path | None, typer.Option(help="Texture folder or archive; default: the built bank.")
+    ] = None,
+) -> None:
+    """Draw a contact sheet of procedural scenes."""
+    from .datasets.procedural.generator import ProceduralScenes
+    from .datasets.procedural.sheet import make_contact_sheet
+    from .datasets.textures import default_bank
+
+    bank = default_bank(textures)
+    scenes = ProceduralScenes(height, width, seed=seed, textures=bank)
+    make_contact_sheet(scenes, count).save(out)
+    output.print(f"wrote {out}", highlight=False, markup=False)
+
+
+@data_app.command("textures")
+def data_textures(
+    destination: Annotated[
+        Path | None, typer.Argument(help="Folder of the bank; default: the user's cache.")
+    ] = None,
+    sources: Annotated[
+        str | None, typer.Option(help="Comma-separated package names; default: all.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option(help="Leave out pictures whose public-domain claim is doubtful.")
+    ] = True,
+) -> None:
+    """Build the texture bank from licence-clear packages."""
+    from .datasets.texture_sources import build_texture_bank
+    from .datasets.textures import default_bank_folder
+
+    folder = destination or default_bank_folder()
+    names = [s.strip() for s in sources.split(",")] if sources else None
+    build_texture_bank(folder, strict=strict, sources=names)
+    output.print(f"wrote {folder}", highlight=False, markup=False)
+
+
+@models_app.command("list")
+def models_list() -> None:
+    """List the presets and bundled checkpoints."""
+    from .models import available_models
+
+    table = Table("name", "parameters", "bundled", "licence")
+    for m in available_models():
+        size = "-" if m.file_bytes is None else f"{m.file_bytes / 2**20:.1f} MiB"
+        table.add_row(m.name, f"{m.parameters / 1e6:.1f} M", size, m.licence)
+    output.print(table)
+
+
+@models_app.command("info")
+def models_info(
+    model: Annotated[str, typer.Argument(help="Preset name, folder or .safetensors file.")],
+) -> None:
+    """Show the configuration and metadata of a preset or checkpoint."""
+    from .models import model_info
+
+    output.print_json(data=model_info(model))
+
+
+def _photos_or_example(photos: list[str] | None, example: str | None) -> Any:
+    import weav3r
+
+    if bool(photos) == bool(example):
+        raise ValueError("give either photos (a folder or files) or --example NAME")
+    if example:
+        bundled = weav3r.example_photos()
+        if example not in bundled:
+            raise ValueError(f"no example {example!r}; there are: {', '.join(bundled)}")
+        return bundled[example]
+    assert photos is not None
+    return photos[0] if len(photos) == 1 and Path(photos[0]).is_dir() else photos
+
+
+def _check_output(out: Path, format: str | None) -> None:
+    """Fail before the long work, not after it."""
+    from .inference.scene import check_save_target
+
+    check_save_target(out, format)
+
+
+def main() -> None:
+    """Run the command; turn errors into one line and an exit status."""
+    try:
+        app()
+    except (ValueError, TypeError, FileNotFoundError, PermissionError, ImportError) as error:
+        _fail(error, 2)
+    except KeyboardInterrupt:
+        console.print("interrupted")
+        sys.exit(130)
+    except Exception as error:  # the last door: every other failure is one line, too
+        _fail(error, 1)
+
+
+def _fail(error: Exception, status: int) -> None:
+    if os.environ.get("WEAV3R_DEBUG") == "1":
+        raise error
+    kind = "" if status == 2 else f"{type(error).__name__}: "
+    console.print(f"[bold red]error:[/] {kind}", end="", highlight=False)
+    console.print(str(error), highlight=False, markup=False, soft_wrap=True)
+    if status == 1:
+        console.print("set WEAV3R_DEBUG=1 to see where", highlight=False)
+    sys.exit(status)

@@ -49,6 +49,23 @@ class EncodedImages:
             transposed=None if self.transposed is None else self.transposed[key],
         )
 
+    def halves(self) -> tuple[EncodedImages, EncodedImages]:
+        """Cut the batch in the middle; cheaper in the backward than two `select`."""
+        tokens, positions = self.tokens.chunk(2), self.positions.chunk(2)
+        local = [level.chunk(2) for level in self.local]
+        transposed = (None, None) if self.transposed is None else self.transposed.chunk(2)
+        first, second = (
+            EncodedImages(
+                tokens[half],
+                positions[half],
+                self.image_size,
+                tuple(level[half] for level in local),
+                transposed[half],
+            )
+            for half in (0, 1)
+        )
+        return first, second
+
     @staticmethod
     def cat(parts: Sequence[EncodedImages]) -> EncodedImages:
         """Join batches of equal image size.
@@ -183,4 +200,4 @@ def activate_confidence(logit: Tensor, mode: ConfidenceMode) -> Tensor:
 
 def activate_descriptors(raw: Tensor) -> Tensor:
     """Scale the last axis to unit length."""
-    return raw / torch.linalg.vector_norm(raw, dim=-1, keepdim=True)
+    return raw * raw.square().sum(dim=-1, keepdim=True).rsqrt()

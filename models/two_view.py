@@ -198,9 +198,7 @@ class TwoViewModel(nn.Module):
         shapes = None
         if true_shape1 is not None and true_shape2 is not None:
             shapes = torch.cat((true_shape1, true_shape2))
-        encoded = self.encode(torch.cat((images1, images2)), shapes)
-        count = len(images1)
-        return self.decode(encoded.select(slice(None, count)), encoded.select(slice(count, None)))
+        return self.decode(*self.encode(torch.cat((images1, images2)), shapes).halves())
 
     def _tables(self, positions: Tensor, head_dim: int) -> RotaryTables:
         return rotary_tables(positions, head_dim, self.config.rope_base)
@@ -285,19 +283,27 @@ class TwoViewModel(nn.Module):
 
     def _activate(self, raw: RawMaps) -> ViewPrediction:
         config = self.config
-        pointmap = activate_points(raw.points[..., :3], config.point_mode)
+        points, logit = _split_last(raw.points, 3)
+        pointmap = activate_points(points, config.point_mode)
         if config.confidence is None:
             confidence = torch.ones_like(pointmap[..., 0])
         else:
-            confidence = activate_confidence(raw.points[..., 3], config.confidence)
+            confidence = activate_confidence(logit, config.confidence)
         if raw.descriptors is None:
             return ViewPrediction(pointmap, confidence)
-        descriptors = activate_descriptors(raw.descriptors[..., : config.descriptor_dim])
+        descriptors, logit = _split_last(raw.descriptors, config.descriptor_dim)
         descriptor_confidence = confidence
         mode = config.descriptor_mode
         if config.two_confidences and mode is not None:
-            descriptor_confidence = activate_confidence(raw.descriptors[..., -1], mode)
+            descriptor_confidence = activate_confidence(logit, mode)
+        descriptors = activate_descriptors(descriptors)
         return ViewPrediction(pointmap, confidence, descriptors, descriptor_confidence)
+
+
+def _split_last(maps: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """Split off what follows `channels`; unlike two slices, one pass in the backward."""
+    first, rest = maps.split([channels, maps.shape[-1] - channels], dim=-1)
+    return first, rest.flatten(-2)
 
 
 NUM_COORDINATE_FEATURES = 10

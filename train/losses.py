@@ -1,6 +1,6 @@
 """Regression losses on pairs of pointmaps.
 
-The variants are those of DUSt3R (Wang et al. 2024, eq. 2-4) and MASt3R (Leroy et al. 2024, eq. 5-8):
+The variants are those of DUSt3R (Wang et al. 2024, eq. 2-4) and MASt3R (Leroy et al. 2024):
 both pointmaps of a pair, in the frame of camera 1, divided by one joint scale, compared by the
 Euclidean distance, weighted by a predicted confidence.
 """

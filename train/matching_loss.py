@@ -128,6 +128,72 @@ def info_nce(
     return total if takes_part is None else torch.where(takes_part, total, 0.0)
 
 
+class _UnitInfoNCE(torch.autograd.Function):
+    """The `proper` InfoNCE of unit descriptors without keeping any n x n matrix.
+
+    Pairs go through in chunks small enough for the cache, and the backward pass makes the
+    similarities again: on a CPU core this is several times faster than autograd's way, on a GPU
+    it saves the memory. With E the matrix of exp((cos - 1) scale), R and C its row and column sums
+    and g the incoming gradient, the gradient with respect to the logits is
+    `E_ij (g_i / R_i + g_j / C_j) - 2 g_i [i = j]`.
+    """
+
+    @staticmethod
+    def forward(ctx, first, second, scale, valid):
+        absent = torch.where(valid, 0.0, -1e4)[..., None]  # (P, n, 1), a logit of minus infinity
+        one = torch.ones_like(absent)
+        left = torch.cat([scale * first, one, absent - scale], -1)  # (P, n, D + 2)
+        right = torch.cat([second, absent, one], -1)
+        rows, columns, hits = (torch.empty_like(valid, dtype=first.dtype) for _ in range(3))
+        diagonal = (left * right).sum(-1)
+        for part in _chunks(len(first), first.device):
+            similarity = (left[part] @ right[part].transpose(1, 2)).exp_()  # (p, n, n)
+            rows[part], columns[part] = similarity.sum(2), similarity.sum(1)
+            hits[part] = similarity.diagonal(dim1=1, dim2=2) >= similarity.amax(2)
+        ctx.save_for_backward(first, second, scale, valid, left, right, rows, columns)
+        loss = rows.log() + columns.log() - 2 * diagonal
+        hits = torch.where(valid, hits, 0.0)
+        ctx.mark_non_differentiable(hits)
+        return torch.where(valid, loss, 0.0), hits
+
+    @staticmethod
+    def backward(ctx, gradient, _):
+        first, second, scale, valid, left, right, rows, columns = ctx.saved_tensors
+        gradient = torch.where(valid, gradient, 0.0)
+        a = torch.where(valid, gradient / rows, 0.0)[..., None]
+        b = torch.where(valid, gradient / columns, 0.0)[..., None]
+        grad_first = -2 * gradient[..., None] * second
+        grad_second = -2 * gradient[..., None] * first
+        D = first.shape[-1]
+        for part in _chunks(len(first), first.device):
+            similarity = (left[part] @ right[part].transpose(1, 2)).exp_()
+            spread = similarity @ torch.cat([second[part], b[part] * second[part]], -1)
+            grad_first[part] += a[part] * spread[..., :D] + spread[..., D:]
+            spread = similarity.transpose(1, 2) @ torch.cat([first[part], a[part] * first[part]], 2)
+            grad_second[part] += b[part] * spread[..., :D] + spread[..., D:]
+        grad_scale = (first * grad_first).sum()  # before the factor: d logit / d scale is cos
+        return grad_first * scale, grad_second * scale, grad_scale, None
+
+
+def _chunks(count: int, device: torch.device) -> list[slice]:
+    size = 1 if device.type == "cpu" else 64
+    return [slice(k, k + size) for k in range(0, count, size)]
+
+
+def unit_info_nce(
+    first: Float[Tensor, "p n d"],
+    second: Float[Tensor, "p n d"],
+    temperature: Tensor,
+    valid: Bool[Tensor, "p n"],
+) -> tuple[Float[Tensor, "p n"], Float[Tensor, "p n"]]:
+    """Return `proper` InfoNCE per match of unit vectors, fast, and 1 where the match is found.
+
+    Args:
+        temperature: scalar, at least 0.025: below, single precision loses the small terms.
+    """
+    return _UnitInfoNCE.apply(first, second, 1 / temperature, valid)  # type: ignore[return-value]
+
+
 def average_precision(similarity: Float[Tensor, "p n m"]) -> Float[Tensor, "p n"]:
     """Return the average precision of each row whose one positive is on the diagonal: 1 / rank.
 
@@ -236,6 +302,11 @@ class MatchingLoss:
         blocks = len(matches.xy1) // len(prediction.view1.pointmap)
         first = self._read(prediction.view1, matches.xy1, blocks)
         second = self._read(prediction.view2, matches.xy2, blocks)
+        if self._fast(matches):
+            tau = torch.as_tensor(temperature, device=first.values.device)
+            loss, hits = unit_info_nce(first.values, second.values, tau, matches.valid)
+            accuracy = _mean(hits, matches.valid)
+            return MatchLoss(loss, matches.valid, first.confidence, second.confidence, accuracy)
         with torch.autocast(first.values.device.type, enabled=False):
             if self.compare == "points":
                 similarity = similarity_of_points(first.values, second.values)
@@ -246,6 +317,10 @@ class MatchingLoss:
             loss = info_nce(logits, self.mode, takes_part, self.floor)
         accuracy = match_accuracy(logits, matches.valid)
         return MatchLoss(loss, matches.valid, first.confidence, second.confidence, accuracy)
+
+    def _fast(self, matches: MatchTargets) -> bool:
+        unit = self.compare == "descriptors" and self.normalise
+        return unit and self.mode == "proper" and self.floor == 0 and not matches.distractors
 
     def _read(self, view: MatchableView, xy: Tensor, blocks: int) -> _Sampled:
         values, confidence = view.descriptors, view.descriptor_confidence

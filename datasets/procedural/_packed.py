@@ -1,6 +1,8 @@
 """Scenes as the few flat float32 arrays that every kernel reads: one place decides what is derived.
 
 Whatever is computed here (inverse sizes, bounds, cosines) has the same bits in all kernels.
+The numba kernels freeze the constants below into their compiled code, and numba's cache notices
+only changes of `render_numba.py` itself: after changing a constant here, touch that file.
 """
 
 from __future__ import annotations

@@ -26,6 +26,12 @@ def _dot(a: Vec | list[Tensor], b: Vec | list[Tensor]) -> Tensor:
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
+def _sqrt(x: Tensor) -> Tensor:
+    """Correctly rounded root (checked for all mantissas); torch's own on a CPU is MKL's, which is
+    an ulp off for one number in six."""
+    return x.double().sqrt().float()
+
+
 def _away_from_zero(x: Tensor) -> Tensor:
     return torch.where(x.abs() < 1e-9, 1e-9, x)
 
@@ -63,7 +69,7 @@ def _bounds(origin: Vec, direction: Vec, solid: list[Tensor]) -> _Bounds:
     c = qa * (o[0] * o[0] + o[1] * o[1]) + qz * (o[2] * o[2]) + lz * o[2] + k
     a = torch.where(a.abs() < 1e-12, 1e-12, a)
     discriminant = b * b - a * c
-    root = torch.where(discriminant > 0, discriminant, 0.0).sqrt()
+    root = _sqrt(torch.where(discriminant > 0, discriminant, 0.0))
     inverse = 1.0 / a
     root0, root1 = (-b - root) * inverse, (root - b) * inverse
     first, last = torch.minimum(root0, root1), torch.maximum(root0, root1)
@@ -215,7 +221,7 @@ class _Hits:
 
 def _trace(scenes: _Scenes, origin: Vec, direction: Vec) -> _Hits:
     num_solids = len(scenes.solids)
-    length = _dot(direction, direction).sqrt()
+    length = _sqrt(_dot(direction, direction))
     inverse_length = 1.0 / length
     t, face = _room_hit(origin, direction, scenes.rest)
     surface = torch.where(t < NO_HIT, num_solids, -1).to(torch.int32)
@@ -240,10 +246,14 @@ def cast_torch(
     scenes = _Scenes.of(packed)
     origin = _vec(origins[:, :, None])
     hits = _trace(scenes, origin, _vec(directions))
-    inside = torch.zeros_like(origin[0], dtype=torch.bool)
-    for solid in scenes.solids:
-        inside = inside | _contains(origin, solid)
-    return hits.t, hits.surface_id, inside.expand(hits.t.shape)
+    inside = inside_any(packed, origins)
+    return hits.t, hits.surface_id, inside[..., None].expand(hits.t.shape)
+
+
+def inside_any(packed: PackedScene, origins: Tensor) -> Tensor:
+    """Whether any solid contains the origins (B, C, 3); (B, C) bool."""
+    solids = [column[:, None] for column in packed.solids.unbind(-1)]  # (B, 1, P)
+    return _contains(_vec(origins[:, :, None]), solids).any(-1)
 
 
 def _vec(x: Tensor) -> Vec:
@@ -315,7 +325,7 @@ def _surface(packed: PackedScene, scenes: _Scenes, origin: Vec, direction: Vec, 
     for j in range(3):
         wall = torch.where(face == j, torch.where(direction[j] > 0, -1.0, 1.0), 0.0)
         normal[j] = torch.where(is_ground, ground_normal[j], torch.where(is_room, wall, normal[j]))
-    scale = 1.0 / _dot(normal, normal).sqrt()
+    scale = 1.0 / _sqrt(_dot(normal, normal))
     normal = [n * scale for n in normal]
     backwards = _dot(normal, list(direction)) > 0
     normal = [torch.where(backwards, -n, n) for n in normal]
@@ -470,11 +480,9 @@ def render_torch(
     direction = tuple(r[3 * i] * x + r[3 * i + 1] * y + r[3 * i + 2] for i in range(3))
     origin = tuple(view[pk.V_ORIGIN : pk.V_ORIGIN + 3])
     hits = _trace(scenes, origin, direction)
-    inside = torch.zeros_like(origin[0], dtype=torch.bool)
-    for solid in scenes.solids:
-        inside = inside | _contains(origin, solid)
+    inside = inside_any(packed, views[..., pk.V_ORIGIN : pk.V_ORIGIN + 3])
     rgb = _shade(packed, scenes, textures, view, origin, direction, hits, shadows)
-    return rgb, hits.t, hits.surface_id, inside.expand(hits.t.shape)
+    return rgb, hits.t, hits.surface_id, inside[..., None].expand(hits.t.shape)
 
 
 def _shade(

@@ -1,0 +1,175 @@
+"""An endless, seeded source of posed multi-view scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..textures import TextureBank, default_bank
+from ..views import ViewBatch
+from .cameras import FAR_M, CameraOptions, CameraSet, pixel_directions, place_cameras
+from .correspondence import overlap_matrix
+from .layout import draw_layouts
+from .materials import build_scene
+from .photometric import CameraPipeline, PhotometricOptions
+from .render import Kernel, cast, render
+from .rng import SceneRandom
+from .scene import SceneBatch
+from .templates import expand
+
+NUM_SOLIDS = 64
+ATTEMPTS = 4
+
+
+class ProceduralScenes:
+    """Draws scenes, photographs them and returns images with exact geometry.
+
+    Scene i depends on `seed`, i and the options only: not on the batch it is drawn in. On a CPU it
+    is the same to the last bit.
+
+    Args:
+        height, width: of the images in pixels.
+        num_views: views of each scene, 1 to 8.
+        seed: of the whole endless set.
+        textures: tiles for the surfaces; None loads `default_bank()`.
+        overlap: range of the share of a view that the view it was placed by sees too.
+        device: where everything is computed.
+        shadows: cast shadow rays.
+        kernel: which renderer to use, see `render.render`.
+        fov_deg: range of the field of view along the long side.
+        relight_chance: share of scenes whose light changes between the views.
+        photometric: how often blur, compression and the like happen.
+
+    Raises:
+        ValueError: if a size, the number of views or a range makes no sense.
+    """
+
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        num_views: int = 2,
+        seed: int = 0,
+        textures: TextureBank | None = None,
+        overlap: tuple[float, float] = (0.1, 0.95),
+        device: torch.device | str = "cpu",
+        shadows: bool = True,
+        kernel: Kernel = "auto",
+        fov_deg: tuple[float, float] = (35.0, 90.0),
+        relight_chance: float = 0.25,
+        photometric: PhotometricOptions | None = None,
+    ) -> None:
+        if min(height, width) < 16:
+            raise ValueError(f"height and width must be at least 16, got {height}x{width}")
+        if not 1 <= num_views <= 8:
+            raise ValueError(f"num_views must be between 1 and 8, got {num_views}")
+        if not 0.0 <= overlap[0] <= overlap[1] <= 1.0:
+            raise ValueError(f"overlap must be a range within 0..1, got {overlap}")
+        if not 5.0 <= fov_deg[0] <= fov_deg[1] <= 140.0:
+            raise ValueError(f"fov_deg must be a range within 5..140, got {fov_deg}")
+        self.height, self.width = height, width
+        self.num_views = num_views
+        self.seed = seed
+        self.device = torch.device(device)
+        self.shadows = shadows
+        self.kernel: Kernel = kernel
+        self.relight_chance = relight_chance
+        self.options = CameraOptions(overlap=overlap, fov_deg=fov_deg)
+        bank = default_bank() if textures is None else textures
+        self._table = bank.table.to(self.device)
+        self._pipeline = CameraPipeline(self.device, photometric)
+
+    @torch.no_grad()
+    def batch(self, start_index: int, batch_size: int) -> ViewBatch:
+        """Make scenes start_index .. start_index + batch_size - 1."""
+        indices = torch.arange(start_index, start_index + batch_size, device=self.device)
+        rng = SceneRandom.from_indices(self.seed, indices)
+        scene, cameras = self.stage(rng)
+        views = render(
+            scene,
+            self._table,
+            cameras.K,
+            cameras.world_from_cam,
+            self.height,
+            self.width,
+            shadows=self.shadows,
+            kernel=self.kernel,
+        )
+        depth = views.depth
+        valid = (views.surface_id >= 0) & (depth < FAR_M) & ~views.inside
+        depth = torch.where(valid, depth, 0.0)
+        result = ViewBatch(
+            images=self._pipeline(rng.fork("photometric"), views.rgb),
+            K=cameras.K,
+            world_from_cam=cameras.world_from_cam,
+            depth=depth,
+            valid=valid,
+            pointmap_world=_lift(depth, valid, cameras),
+            surface_id=views.surface_id,
+            seeds=indices,
+            kind=scene.kind,
+        )
+        return replace(result, overlap=overlap_matrix(result))
+
+    def batches(self, batch_size: int, start_index: int = 0) -> Iterator[ViewBatch]:
+        """Yield consecutive batches for ever."""
+        while True:
+            yield self.batch(start_index, batch_size)
+            start_index += batch_size
+
+    def stage(self, rng: SceneRandom) -> tuple[SceneBatch, CameraSet]:
+        """Draw scenes and their cameras; scenes without good cameras are drawn anew.
+
+        After `ATTEMPTS` attempts a scene is kept as it is, with `accepted` False.
+        """
+        scene, cameras = self._attempt(rng, 0)
+        for attempt in range(1, ATTEMPTS):
+            rows = torch.nonzero(~cameras.accepted)[:, 0]
+            if not rows.numel():
+                break
+            new_scene, new_cameras = self._attempt(rng.select(rows), attempt)
+            pick = torch.arange(rng.batch_size, device=self.device)
+            pick[rows] = rng.batch_size + torch.arange(len(rows), device=self.device)
+            scene = SceneBatch.cat([scene, new_scene]).select(pick)
+            cameras = _cat_cameras(cameras, new_cameras, pick)
+        return scene, cameras
+
+    def _attempt(self, rng: SceneRandom, number: int) -> tuple[SceneBatch, CameraSet]:
+        rng = rng.fork(f"attempt{number}")
+        layout = draw_layouts(rng)
+        solids = expand(rng.fork("parts"), layout.objects, NUM_SOLIDS)
+        scene = build_scene(
+            rng, layout, solids, self._table.count, self.num_views, self.relight_chance
+        )
+        cameras = place_cameras(
+            rng.fork("cameras"),
+            scene,
+            layout,
+            self.num_views,
+            self.height,
+            self.width,
+            self.options,
+            lambda s, o, d: cast(s, o, d, self.kernel),
+        )
+        return scene, cameras
+
+
+def _cat_cameras(a: CameraSet, b: CameraSet, pick: Tensor) -> CameraSet:
+    return CameraSet(
+        K=torch.cat([a.K, b.K])[pick],
+        world_from_cam=torch.cat([a.world_from_cam, b.world_from_cam])[pick],
+        accepted=torch.cat([a.accepted, b.accepted])[pick],
+    )
+
+
+def _lift(depth: Tensor, valid: Tensor, cameras: CameraSet) -> Tensor:
+    """World points (B, V, H, W, 3) of the pixels; zeros where invalid."""
+    height, width = depth.shape[-2:]
+    pose = cameras.world_from_cam
+    direction = pixel_directions(cameras.K, pose[..., :3, :3], height, width)
+    direction = direction.reshape(*depth.shape, 3)
+    points = pose[:, :, None, None, :3, 3] + direction * depth[..., None]
+    return torch.where(valid[..., None], points, 0.0)

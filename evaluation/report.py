@@ -18,9 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import torch
 
 from .match_metrics import THRESHOLDS_PX, MatchSummary
 from .pose_metrics import (
@@ -204,7 +205,7 @@ class EvaluationReport:
             writer.writeheader()
             writer.writerows(rows)
 
-    def save(self, folder: Path | str) -> tuple[Path, Path, Path]:
+    def write(self, folder: Path | str) -> tuple[Path, Path, Path]:
         """Write report.json, report.md and pairs.csv into a folder (made if it is missing)."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -250,9 +251,7 @@ def build_report(
     ]
     return EvaluationReport(
         settings=settings,
-        methods={
-            name: dict(getattr(method, "description", {})) for name, method in methods.items()
-        },
+        methods={name: describe_method(method) for name, method in methods.items()},
         environment=describe_environment(),
         data_sha256=hash_data(sets),
         records=tuple(records),
@@ -283,6 +282,37 @@ def summarise_records(
     )
 
 
+def describe_method(method: object) -> dict[str, object]:
+    """What a method says about itself, and the hash of its weights if it holds a network.
+
+    A method may have an attribute `description` (a mapping of plain values); one with an attribute
+    `model` that is a torch module gets the sha256 of its weights and the number of its parameters.
+    """
+    described: dict[str, object] = {"kind": type(method).__name__}
+    if getattr(method, "size", None) is not None:
+        described["size"] = method.size  # type: ignore[attr-defined]
+    described.update(getattr(method, "description", {}))
+    model = getattr(method, "model", None)
+    if isinstance(model, torch.nn.Module):
+        described["parameters"] = sum(p.numel() for p in model.parameters())
+        described["weights_sha256"] = hash_weights(model)
+        described["device"] = str(next(model.parameters()).device)
+    return described
+
+
+def hash_weights(model: torch.nn.Module) -> str:
+    """sha256 over the names, types, shapes and bytes of a module's weights, sorted by name.
+
+    The same weights give the same hash whatever file they came from.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def describe_environment() -> dict[str, object]:
     """Versions, machine and thread counts that a number may depend on."""
     packages = {}
@@ -297,7 +327,7 @@ def describe_environment() -> dict[str, object]:
         "platform": platform.platform(),
         "machine": platform.machine(),
         "cpu_count": os.cpu_count(),
-        "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
+        "torch_threads": torch.get_num_threads(),
         "packages": packages,
     }
 
@@ -559,8 +589,8 @@ def _truth_rows(report: EvaluationReport) -> list[list[str]]:
 
 
 def _provenance(report: EvaluationReport) -> str:
-    packages = report.environment.get("packages", {})
-    versions = ", ".join(f"{name} {version}" for name, version in dict(packages).items())  # type: ignore[call-overload]
+    packages = cast("dict[str, str]", report.environment.get("packages", {}))
+    versions = ", ".join(f"{name} {version}" for name, version in packages.items())
     digest = functools.reduce(
         lambda state, item: hashlib.sha256(f"{state}{item[0]}{item[1]}".encode()).hexdigest(),
         sorted(report.data_sha256.items()),

@@ -6,19 +6,22 @@ relative pose with the true intrinsics, metrics) is the same code for every meth
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from ..geometry.pose import relative_pose
 from .match_metrics import (
     THRESHOLDS_PX,
     MatchesLike,
     MatchSummary,
+    PairMatches,
     depth_errors_px,
     disparity_errors_px,
     epipolar_errors_px,
@@ -27,12 +30,11 @@ from .match_metrics import (
     summarise_match_errors,
 )
 from .pose_metrics import FAILED, PoseError, relative_pose_error
-from .readers import EvaluationSet, PairTruth, read_set
+from .predictions import PredictionWriter
+from .readers import EvaluationSet, PairTruth, list_sets, read_set
 from .report import EvaluationReport, PairRecord, PairSettings, build_report
 
 logger = logging.getLogger(__name__)
-
-MIN_MATCHES_FOR_POSE = 5
 
 
 class PairMethod(Protocol):
@@ -86,23 +88,26 @@ class Progress:
 
 def evaluate_pairs(
     eval_root: Path | str,
-    sets: Sequence[str],
+    sets: Sequence[str] | None,
     methods: Mapping[str, PairMethod],
     settings: PairSettings | None = None,
     *,
     estimator: PoseEstimator | None = None,
     max_pairs: int | None = None,
+    predictions: Path | str | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> EvaluationReport:
     """Run methods over the listed pairs of sets.
 
     Args:
         eval_root: folder with the sets, see `readers.read_set`.
-        sets: names of the sets; a set without pairs is an error.
+        sets: names of the sets; a set without pairs is an error. None: all that have pairs.
         methods: name -> method.
         settings: common to all methods.
         estimator: robust relative pose; the library's own by default.
         max_pairs: only the first pairs of each set, for a quick look.
+        predictions: folder for matches and poses as files, METHOD/SET/ each (see `predictions`);
+            None writes none.
         progress: called before each pair of each method.
 
     Returns:
@@ -117,17 +122,23 @@ def evaluate_pairs(
     estimator = estimator or robust_relative_pose
     if not methods:
         raise ValueError("methods is empty; give at least one, for example {'sift': SiftMethod()}")
-    loaded = [read_set(eval_root, name) for name in dict.fromkeys(sets)]
-    without = [data.name for data in loaded if not data.pairs]
-    if without or not loaded:
-        raise ValueError(f"nothing to evaluate: sets without pairs {without}, sets {list(sets)}")
+    loaded = _load_sets(eval_root, sets)
     total = sum(len(data.pairs[:max_pairs]) for data in loaded) * len(methods)
     records: list[PairRecord] = []
-    for name, method in methods.items():
-        for data, pair in _listed_pairs(loaded, max_pairs):
+    for (name, method), data in itertools.product(methods.items(), loaded):
+        writer = (
+            None if predictions is None else PredictionWriter(Path(predictions, name, data.name))
+        )
+        for pair in data.pairs[:max_pairs]:
             if progress is not None:
                 progress(Progress(len(records), total, data.name, name))
-            records.append(_evaluate_pair(data, pair, name, method, settings, estimator))
+            matches, seconds, error = _run_method(name, method, data, pair)
+            record = _score(name, data, pair, matches, seconds, error, settings, estimator)
+            if writer is not None:
+                writer.add_pair(record.image1, record.image2, matches, record.cam2_from_cam1)
+            records.append(record)
+        if writer is not None:
+            writer.close()
     return build_report(records, methods, loaded, settings)
 
 
@@ -152,11 +163,8 @@ def robust_relative_pose(
         max_error_px: inlier threshold in pixels at a long side of 640: positions and intrinsics of
             both images are scaled to that size first, so that it means the same in both.
     """
-    nothing = RobustPose(None, np.zeros(len(xy1), dtype=bool))
-    if len(xy1) < MIN_MATCHES_FOR_POSE:
-        return nothing
     scale1, scale2 = reference_scale(size1), reference_scale(size2)
-    estimate = _estimate(
+    estimate = relative_pose(
         np.asarray(xy1, np.float64) * scale1,
         np.asarray(xy2, np.float64) * scale2,
         np.diag([scale1, scale1, 1.0]) @ K1,
@@ -165,77 +173,49 @@ def robust_relative_pose(
         _scaled(size2),
         max_error_px,
     )
-    return nothing if estimate is None else RobustPose(*estimate)
+    return RobustPose(estimate.cam2_from_cam1 if estimate else None, estimate.inliers)
 
 
-def _estimate(
-    xy1: np.ndarray,
-    xy2: np.ndarray,
-    K1: np.ndarray,
-    K2: np.ndarray,
-    size1: tuple[int, int],
-    size2: tuple[int, int],
-    max_error_px: float,
-) -> tuple[np.ndarray, np.ndarray] | None:
-    import pycolmap
-
-    cameras = [
-        pycolmap.Camera(
-            model="PINHOLE",
-            width=size[1],
-            height=size[0],
-            params=[K[0, 0], K[1, 1], K[0, 2], K[1, 2]],
-        )
-        for K, size in ((K1, size1), (K2, size2))
-    ]
-    options = pycolmap.RANSACOptions(max_error=max_error_px, random_seed=0)
-    found = pycolmap.estimate_relative_pose(cameras[0], xy1, cameras[1], xy2, options)
-    if found is None:
-        return None
-    mask = np.asarray(found["inlier_mask"], bool)
-    refined = pycolmap.refine_relative_pose(
-        found["cam2_from_cam1"], cameras[0], xy1, cameras[1], xy2, mask
-    )
-    best = found if refined is None else refined
-    transform = np.eye(4)
-    transform[:3] = best["cam2_from_cam1"].matrix()
-    return transform, mask
+def _load_sets(eval_root: Path | str, names: Sequence[str] | None) -> list[EvaluationSet]:
+    wanted = list_sets(eval_root) if names is None else list(dict.fromkeys(names))
+    loaded = [read_set(eval_root, name) for name in wanted]
+    if names is None:
+        loaded = [data for data in loaded if data.pairs]
+    without = [data.name for data in loaded if not data.pairs]
+    if without or not loaded:
+        raise ValueError(f"nothing to evaluate: sets {wanted}, of them without pairs: {without}")
+    return loaded
 
 
-def _listed_pairs(
-    sets: Sequence[EvaluationSet], max_pairs: int | None
-) -> Iterator[tuple[EvaluationSet, PairTruth]]:
-    for data in sets:
-        for pair in data.pairs[:max_pairs]:
-            yield data, pair
+def _run_method(
+    name: str, method: PairMethod, data: EvaluationSet, pair: PairTruth
+) -> tuple[PairMatches, float, str | None]:
+    """Matches, wall seconds, and the text of the error if there was one (then no matches)."""
+    start = time.perf_counter()
+    try:
+        matches = _checked(method(pair.image1.path, pair.image2.path))
+    except Exception as error:  # one bad pair must not end the run
+        text = f"{type(error).__name__}: {error}"
+        names = f"{pair.image1.name} {pair.image2.name}"
+        logger.warning("%s failed on %s, %s: %s", name, data.name, names, text)
+        empty = PairMatches(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0))
+        return empty, time.perf_counter() - start, text
+    return matches, time.perf_counter() - start, None
 
 
-def _evaluate_pair(
+def _score(
+    method_name: str,
     data: EvaluationSet,
     pair: PairTruth,
-    method_name: str,
-    method: PairMethod,
+    matches: PairMatches,
+    seconds: float,
+    error: str | None,
     settings: PairSettings,
     estimator: PoseEstimator,
 ) -> PairRecord:
-    start = time.perf_counter()
-    error_text = None
-    xy1, xy2 = np.zeros((0, 2)), np.zeros((0, 2))
-    try:
-        matches = method(pair.image1.path, pair.image2.path)
-        xy1, xy2 = _checked(matches)
-    except Exception as error:  # noqa: BLE001 - one bad pair must not end the run
-        error_text = f"{type(error).__name__}: {error}"
-        logger.warning(
-            "%s failed on %s/%s %s: %s",
-            method_name,
-            data.name,
-            pair.image1.name,
-            pair.image2.name,
-            error_text,
-        )
-    seconds = time.perf_counter() - start
+    xy1, xy2 = matches.xy1, matches.xy2
     pose, pose_error = _score_pose(pair, xy1, xy2, settings, estimator)
+    inliers = None if pose is None else pose.inliers
     return PairRecord(
         set_name=data.name,
         method=method_name,
@@ -245,14 +225,12 @@ def _evaluate_pair(
         overlap=pair.overlap,
         negative=pair.is_negative,
         matches=len(xy1),
-        pose_inliers=None if pose is None else int(pose.inliers.sum()),
+        pose_inliers=None if inliers is None else int(inliers.sum()),
         pose_error=pose_error,
         cam2_from_cam1=None if pose is None else pose.cam2_from_cam1,
-        precision=score_matches(
-            pair, xy1, xy2, None if pose is None else pose.inliers, settings.thresholds_px
-        ),
+        precision=score_matches(pair, xy1, xy2, inliers, settings.thresholds_px),
         seconds=seconds,
-        error=error_text,
+        error=error,
     )
 
 
@@ -326,7 +304,7 @@ def score_matches(
     return summaries
 
 
-def _checked(matches: MatchesLike) -> tuple[np.ndarray, np.ndarray]:
+def _checked(matches: MatchesLike) -> PairMatches:
     xy1, xy2 = np.asarray(matches.xy1, np.float64), np.asarray(matches.xy2, np.float64)
     if xy1.ndim != 2 or xy1.shape[1] != 2 or xy1.shape != xy2.shape:
         raise ValueError(
@@ -334,7 +312,7 @@ def _checked(matches: MatchesLike) -> tuple[np.ndarray, np.ndarray]:
         )
     if not (np.isfinite(xy1).all() and np.isfinite(xy2).all()):
         raise ValueError("a method returned match positions that are not finite")
-    return xy1, xy2
+    return PairMatches(xy1, xy2, matches.confidence)
 
 
 def _scaled(size: tuple[int, int]) -> tuple[int, int]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..inference.images import load_images
 from .match_metrics import PairMatches
 
 logger = logging.getLogger(__name__)
@@ -67,21 +69,30 @@ class SiftMethod:
     Deterministic; the extraction uses one thread, the matching torch's.
     """
 
-    def __init__(self, options: SiftOptions | None = None) -> None:
+    def __init__(self, options: SiftOptions | None = None, *, max_size: int | None = None) -> None:
+        """Set up.
+
+        Args:
+            options: all options; None for the defaults.
+            max_size: short for `SiftOptions(max_size=...)`; replaces that of `options`.
+        """
         self.options = options or SiftOptions()
+        if max_size is not None:
+            self.options = replace(self.options, max_size=max_size)
         if self.options.max_size is not None and self.options.max_size < 16:
             raise ValueError(f"max_size must be at least 16 pixels, got {self.options.max_size}")
         extraction = pycolmap.FeatureExtractionOptions()
         extraction.num_threads = 1
         extraction.use_gpu = False
         extraction.sift.max_num_features = self.options.max_features
-        self._extractor = pycolmap.FeatureExtractor.create(extraction, pycolmap.Device.cpu)
+        with _quiet_colmap():
+            self._extractor = pycolmap.FeatureExtractor.create(extraction, pycolmap.Device.cpu)
         self._cache: OrderedDict[Path, SiftFeatures] = OrderedDict()
 
     @property
     def description(self) -> Mapping[str, object]:
         """What a report writes down about this method."""
-        return {"method": "sift", "pycolmap": pycolmap.__version__, **asdict(self.options)}
+        return {"pycolmap": pycolmap.__version__, **asdict(self.options)}
 
     def __call__(self, path1: Path, path2: Path) -> PairMatches:
         """Match two images; matches are sorted from surest (smallest ratio) to least sure."""
@@ -118,8 +129,6 @@ class SiftMethod:
                 grey = np.asarray(ImageOps.exif_transpose(image).convert("L"))
             xy, descriptors = self._extract_grey(grey)
             return SiftFeatures(xy, descriptors)
-        from ..inference.images import load_images
-
         view = load_images([path], size=self.options.max_size).views[0]
         xy, descriptors = self._extract_grey(_grey_from_normalised(view.image))
         return SiftFeatures(np.asarray(view.ledger.points_to_original(xy), np.float64), descriptors)
@@ -131,6 +140,17 @@ class SiftMethod:
         # COLMAP's key points count pixel centres at half-integers, as the library does.
         xy = pycolmap.keypoints_to_matrix(keypoints)[:, :2].astype(np.float64)
         return xy.reshape(-1, 2), np.array(descriptors.data, dtype=np.uint8).reshape(-1, 128)
+
+
+@contextmanager
+def _quiet_colmap() -> Iterator[None]:
+    """Keep COLMAP's greeting off the terminal."""
+    level = pycolmap.logging.minloglevel
+    pycolmap.logging.minloglevel = max(level, pycolmap.logging.WARNING.value)
+    try:
+        yield
+    finally:
+        pycolmap.logging.minloglevel = level
 
 
 def match_sift_descriptors(

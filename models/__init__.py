@@ -1,8 +1,9 @@
 """The two-view model, its heads and presets, and checkpoint files."""
 
 from .config import PRESETS, ConfidenceMode, ModelConfig
-from .loading import load_model, resolve_device, save_checkpoint
+from .loading import initialise_from_croco, load_model, resolve_device, save_checkpoint
 from .outputs import EncodedImages, PairPrediction, ViewPrediction
+from .registry import ModelInfo, available_models, model_info
 from .two_view import TwoViewModel
 
 __all__ = [
@@ -10,10 +11,14 @@ __all__ = [
     "ConfidenceMode",
     "EncodedImages",
     "ModelConfig",
+    "ModelInfo",
     "PairPrediction",
     "TwoViewModel",
     "ViewPrediction",
+    "available_models",
+    "initialise_from_croco",
     "load_model",
+    "model_info",
     "resolve_device",
     "save_checkpoint",
 ]

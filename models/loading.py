@@ -194,6 +194,37 @@ def load_weights(
     model.load_state_dict(state, strict=True, assign=assign)
 
 
+def initialise_from_croco(model: TwoViewModel, state: Mapping[str, Tensor]) -> None:
+    """Start a two-view network from a cross-view completion network, in place.
+
+    Both decoders start from its one decoder. The heads keep their values; so do the parts that
+    only networks of this package have.
+
+    Args:
+        model: network to initialise.
+        state: state dict of the completion network (rotary positions).
+
+    Raises:
+        ValueError: if the transformers differ in shape.
+    """
+    merged = {k: v for k, v in state.items() if not k.startswith("prediction_head.")}
+    merged = duplicate_decoder(merged)
+    own = model.state_dict()
+    kept = ("downstream_head", "coordinate_embed.", "local_")
+    merged.update({key: value for key, value in own.items() if key.startswith(kept)})
+    load_weights(model, merged, origin="the completion network")
+
+
+def duplicate_decoder(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give a state dict without `dec_blocks2` a copy of `dec_blocks` under that name."""
+    result = dict(state)
+    if not any(key.startswith("dec_blocks2.") for key in state):
+        for key, value in state.items():
+            if key.startswith("dec_blocks."):
+                result["dec_blocks2." + key.removeprefix("dec_blocks.")] = value
+    return result
+
+
 def canonical_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename `scratch.layer_rn.{i}` to `scratch.layer{i + 1}_rn`, dropping exact duplicates."""
     renamed = {key: value for key, value in state.items() if not _ALIAS.search(key)}

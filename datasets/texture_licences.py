@@ -115,15 +115,20 @@ def _pattern(glob: str) -> str:
     return "".join(out)
 
 
-def declared_licence(metadata: str) -> str:
-    """Licence that a wheel's METADATA declares; "unknown" when it declares none."""
+def declared_licence(metadata: str, licence_text: str = "") -> str:
+    """Licence that a wheel declares; "unknown" when it declares none.
+
+    Args:
+        metadata: text of METADATA; its licence fields count first, then its classifiers.
+        licence_text: text of the licence file, of which only a title line is understood.
+    """
     headers = HeaderParser().parsestr(metadata)
     for field in ("License-Expression", "License"):
         value = (headers.get(field) or "").strip()
         if value:
             return value.splitlines()[0]
-    prefix = "License :: "
     for classifier in headers.get_all("Classifier") or []:
-        if classifier.startswith(prefix):
+        if classifier.startswith("License :: "):
             return classifier.rsplit(" :: ", 1)[1]
-    return "unknown"
+    title = licence_text.strip().partition("\n")[0].strip()
+    return title if title in ("MIT License", "Apache License") else "unknown"

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 Wanted = Callable[[str], bool]
 FETCH_TIMEOUT_S = 1800
-MAX_MEMBER_BYTES = 256 * 2**20  # far above any image; stops decompression bombs
+MAX_MEMBER_BYTES = 2**30  # above any image or inner archive; stops decompression bombs
 
 
 class SourceUnavailableError(RuntimeError):
@@ -125,7 +125,10 @@ def unpack_tar(stream: IO[bytes], destination: Path, wanted: Wanted) -> None:
     with tarfile.open(fileobj=stream, mode="r|") as opened:
         for member in opened:
             name = member.name.removeprefix("./")
-            if not member.isfile() or member.size > MAX_MEMBER_BYTES or not wanted(name):
+            if not member.isfile() or not wanted(name):
+                continue
+            if member.size > MAX_MEMBER_BYTES:
+                logger.warning("skipping %s: %d bytes", name, member.size)
                 continue
             content = opened.extractfile(member)
             if content is not None:

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from weav3r.datasets import texture_packages
+from weav3r.datasets.texture_catalogue import SOURCES, Selection, TextureSource
 from weav3r.datasets.texture_crops import CROP_SIZE, SeenCrops, choose_crops, read_image
 from weav3r.datasets.texture_licences import DebianCopyright, declared_licence, licence_tier
 from weav3r.datasets.texture_packages import (
@@ -28,13 +29,7 @@ from weav3r.datasets.texture_packages import (
     unpack_zip,
 )
 from weav3r.datasets.texture_painters import paint
-from weav3r.datasets.texture_sources import (
-    SOURCES,
-    Selection,
-    TextureSource,
-    build_texture_bank,
-    package_images,
-)
+from weav3r.datasets.texture_sources import build_texture_bank, package_images
 from weav3r.datasets.textures import TextureBank
 
 COPYRIGHT = """Format: 1.0
@@ -50,7 +45,7 @@ Files:
 Copyright: 2002, Ada
            2003, Bob
 License: public-domain
- Taken from morguefile.com, given away.
+ Taken from morgue-file.com, given away.
 
 Files: images/free2.png
 Copyright: 2004, Cleo
@@ -128,7 +123,7 @@ def test_last_matching_stanza_decides() -> None:
     other, free, by = (parsed.lookup(f"images/{name}.png") for name in ("other", "free1", "free2"))
     assert other is not None and other.licence == "GPL-2+"
     assert free is not None and free.licence == "public-domain"
-    assert free.author == "2002, Ada 2003, Bob" and "morguefile" in free.note
+    assert free.author == "2002, Ada 2003, Bob" and "morgue-file" in free.note
     assert by is not None and (by.licence, by.note) == ("CC-BY-4.0", "her own photograph")
 
 
@@ -154,6 +149,12 @@ def test_copyright_patterns_know_only_stars_question_marks_and_backslashes() -> 
 )
 def test_declared_licence_of_a_wheel(metadata: str, licence: str) -> None:
     assert declared_licence(metadata) == licence
+
+
+def test_title_of_the_licence_file_counts_last() -> None:
+    assert declared_licence("Name: x", "\nMIT License\n\nCopyright") == "MIT License"
+    assert declared_licence("License: BSD", "MIT License") == "BSD"
+    assert declared_licence("Name: x", "My own terms") == "unknown"
 
 
 @pytest.mark.parametrize("name", ["../x.png", "/etc/x.png", "a/../../x.png", "C:\\x.png", ""])

@@ -203,7 +203,7 @@ def _square(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(resized)
 
 
-def texture_cache_folder() -> Path:
+def default_bank_folder() -> Path:
     """Where `weav3r data textures` puts its bank: ``$XDG_CACHE_HOME/weav3r/textures``.
 
     Without (or with an empty) XDG_CACHE_HOME: ``~/.cache/weav3r/textures``.
@@ -221,7 +221,7 @@ def default_bank(
     """Load the best bank at hand.
 
     Tried in this order: `path`, the environment variable WEAV3R_TEXTURES, the user's cache folder
-    (`texture_cache_folder`), painted textures. The first two must exist when they are given.
+    (`default_bank_folder`), painted textures. The first two must exist when they are given.
 
     Args:
         path: folder or tar archive of images.
@@ -239,7 +239,7 @@ def default_bank(
         if named.is_dir():
             return TextureBank.from_folder(named, size, limit, seed)
         return TextureBank.from_tar(named, size, limit, seed)
-    cache = texture_cache_folder()
+    cache = default_bank_folder()
     if cache.is_dir() and any(cache.rglob("*.jpg")):
         return TextureBank.from_folder(cache, size, limit, seed)
     logger.info(

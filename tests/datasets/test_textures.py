@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from weav3r.datasets.texture_painters import PAINTERS, fractal_noise, paint
-from weav3r.datasets.textures import TextureBank, default_bank, texture_cache_folder
+from weav3r.datasets.textures import TextureBank, default_bank, default_bank_folder
 
 COLOURS = {"b/red.png": (255, 0, 0), "a.png": (0, 255, 0), "c.jpg": (0, 0, 255)}
 
@@ -160,7 +160,7 @@ def test_errors_say_what_is_wrong(tmp_path: Path) -> None:
 def test_default_bank_prefers_path_then_variable_then_cache(
     folder: Path, archive: Path, no_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache = texture_cache_folder()
+    cache = default_bank_folder()
     assert cache == no_photos / "weav3r" / "textures"
     cache.mkdir(parents=True)
     (cache / "only.jpg").write_bytes(encoded((9, 9, 9), kind="JPEG"))
@@ -188,4 +188,4 @@ def test_default_bank_paints_when_there_are_no_photos(caplog: pytest.LogCaptureF
 def test_cache_folder_falls_back_to_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    assert texture_cache_folder() == tmp_path / ".cache" / "weav3r" / "textures"
+    assert default_bank_folder() == tmp_path / ".cache" / "weav3r" / "textures"

@@ -1,1 +1,66 @@
-"""Writers of a scene: GLB, PLY, NPZ, COLMAP, transforms.json."""
+"""Writing a scene to files: one module per format, none of them ever changes the scene."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .colmap import save_colmap
+from .glb import save_glb
+from .nerfstudio import save_nerfstudio
+from .npz import SCENE_FILE, load_npz, save_npz
+from .ply import save_ply
+
+if TYPE_CHECKING:
+    from ..scene import Scene
+
+FORMAT_OF_SUFFIX = {".glb": "glb", ".ply": "ply", ".npz": "npz", ".json": "nerfstudio"}
+_WRITERS = {"glb": save_glb, "ply": save_ply, "npz": save_npz, "nerfstudio": save_nerfstudio}
+_FILE_IN_FOLDER = {"npz": SCENE_FILE, "nerfstudio": "transforms.json"}
+_HELP = (
+    "use a name that ends in .glb, .ply, .npz or .json, or a folder (format 'colmap', 'npz' or "
+    "'nerfstudio')"
+)
+
+
+def save_scene(scene: Scene, path: Path, format: str | None = None, **options: Any) -> Path:
+    """Write a scene; see `Scene.save`.
+
+    Raises:
+        ValueError: unknown suffix or format, or a file where a folder is needed and vice versa.
+    """
+    known = (*_WRITERS, "colmap")
+    if format is not None and format not in known:
+        raise ValueError(f"unknown format {format!r}; there are {', '.join(known)}")
+    suffix = path.suffix.lower()
+    is_folder = path.is_dir() or suffix == "" or format == "colmap"
+    if not is_folder:
+        chosen = format or FORMAT_OF_SUFFIX.get(suffix)
+        if chosen is None:
+            raise ValueError(f"cannot tell the format of {path.name!r} from its suffix; {_HELP}")
+        return _WRITERS[chosen](scene, path, **options)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file, but format {format or 'colmap'!r} needs a folder")
+    if format in ("glb", "ply"):
+        raise ValueError(
+            f"{path} is a folder; format {format!r} writes one file, name it *.{format}"
+        )
+    if format in _FILE_IN_FOLDER:
+        _WRITERS[format](scene, path / _FILE_IN_FOLDER[format], **options)
+        return path
+    save_colmap(scene, path, **options)
+    if format is None:
+        save_npz(scene, path / SCENE_FILE)
+    return path
+
+
+__all__ = [
+    "FORMAT_OF_SUFFIX",
+    "load_npz",
+    "save_colmap",
+    "save_glb",
+    "save_nerfstudio",
+    "save_npz",
+    "save_ply",
+    "save_scene",
+]

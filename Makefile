@@ -1,0 +1,49 @@
+# Everything a visitor needs, with nothing but Python 3.11+ and make.
+#   make scene   set up and turn the bundled example photos into scene.glb
+#   make test    set up and run linters and tests
+#   make types   type check (needs node, which pyright fetches)
+
+PYTHON ?= python3
+VENV ?= .venv
+EXAMPLE ?= leuven
+BIN = $(VENV)/bin
+# The checkout's folder `datasets` must not hide the Hugging Face package of that name.
+export PYTHONSAFEPATH = 1
+
+.PHONY: scene test lint types wheel clean
+
+scene: $(VENV)/.product
+	$(BIN)/weav3r reconstruct --example $(EXAMPLE) -o scene.glb
+
+test: $(VENV)/.development lint
+	$(BIN)/pytest
+
+lint: $(VENV)/.development
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/.development
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+wheel: $(VENV)/.development
+	rm -rf build dist
+	$(BIN)/python -m build --wheel
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+SOURCES = pyproject.toml constraints.txt $(shell git ls-files '*.py' '*.yaml' 'models/weights/*' 2>/dev/null)
+
+$(VENV)/.product: $(BIN)/python $(SOURCES)
+	rm -rf build
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt .
+	touch $@
+
+$(VENV)/.development: $(BIN)/python $(SOURCES)
+	rm -rf build
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt ".[dev]"
+	touch $@

@@ -22,6 +22,9 @@ from torch import Tensor
 from ..geometry.camera import Camera
 
 
+_FINER = 2  # the neighbours' descriptors are sampled at 1 / _FINER pixel
+
+
 @dataclass(frozen=True)
 class SweepOptions:
     """How descriptors become depth.
@@ -36,11 +39,11 @@ class SweepOptions:
     """
 
     stride: int = 2
-    planes: int = 96
+    planes: int = 128
     small_step: float = 0.05
     large_step: float = 0.6
     temperature: float = 0.05
-    agreement: float = 0.02
+    agreement: float = 0.03
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,7 @@ def sweep_depth(
 def _plane_count(
     camera: Camera, neighbours: Sequence[Camera], near: float, far: float, options: SweepOptions
 ) -> int:
-    """Planes needed for steps of about one pixel in the most sensitive neighbour."""
+    """Planes needed for steps below a pixel in the most sensitive neighbour."""
     centre = np.array([[camera.width / 2, camera.height / 2]])
     longest = 0.0
     for other in neighbours:
@@ -153,7 +156,7 @@ def _plane_count(
         (a, za), (b, zb) = (other.project(e) for e in ends)
         if za[0] > 0 and zb[0] > 0:
             longest = max(longest, float(np.linalg.norm(a - b)))
-    return int(np.clip(longest / 1.0, 24, options.planes)) if longest else options.planes
+    return int(np.clip(longest / 0.7, 32, options.planes)) if longest else options.planes
 
 
 def _similarity_volume(
@@ -174,12 +177,13 @@ def _similarity_volume(
         direction = torch.from_numpy(rays @ projection.T).float()  # (n, 3) homogeneous pixels
         origin = projection @ camera.center + other.K @ other.cam_from_world[:3, 3]
         start = torch.from_numpy(origin).float()
-        flat = target.reshape(-1, target.shape[-1])
-        height, width = target.shape[:2]
+        fine = _enlarge(target, _FINER)
+        flat = fine.reshape(-1, fine.shape[-1])
+        height, width = fine.shape[:2]
         volume = torch.full((len(inverse), len(pixels)), float("nan"))
         for k, w in enumerate(inverse.tolist()):
             point = direction + start * w  # z * (direction / z) + origin, up to the factor z
-            x, y = point[:, 0] / point[:, 2], point[:, 1] / point[:, 2]
+            x, y = _FINER * point[:, 0] / point[:, 2], _FINER * point[:, 1] / point[:, 2]
             inside = (point[:, 2] > 0) & (x >= 0) & (y >= 0) & (x < width) & (y < height)
             index = y.clamp(0, height - 1).long() * width + x.clamp(0, width - 1).long()
             score = (query * flat[index]).sum(-1)
@@ -191,6 +195,15 @@ def _similarity_volume(
     seen = stack > -1.0
     total = np.where(seen, stack, 0.0).sum(0) / np.maximum(seen.sum(0), 1)
     return np.where(seen.any(0), total, 0.0).astype(np.float32)
+
+
+def _enlarge(descriptors: Tensor, factor: int) -> Tensor:
+    """(H, W, D) to (factor H, factor W, D), bilinear, so that the nearest sample is near enough."""
+    channels_first = descriptors.permute(2, 0, 1)[None]
+    larger = F.interpolate(
+        channels_first, scale_factor=factor, mode="bilinear", align_corners=False
+    )
+    return F.normalize(larger[0].permute(1, 2, 0), dim=-1).contiguous()
 
 
 def semi_global(cost: np.ndarray, small_step: float, large_step: float) -> np.ndarray:
@@ -311,7 +324,7 @@ def check_consistency(
     maps: dict[int, DepthMap],
     cameras: dict[int, Camera],
     neighbours: dict[int, list[int]],
-    agreement: float = 0.02,
+    agreement: float = 0.03,
 ) -> dict[int, np.ndarray]:
     """Share of the neighbours in whose depth map each pixel's point lies on the surface.
 

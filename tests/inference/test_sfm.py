@@ -1,0 +1,135 @@
+"""Cameras from matches on generated scenes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from weav3r.geometry.camera import Camera
+from weav3r.geometry.ledger import Ledger
+from weav3r.inference.images import View
+from weav3r.inference.matching import Matches
+from weav3r.inference.sfm import MatchGraph, SfmOptions, reconstruct_from_matches
+
+HEIGHT, WIDTH, FOCAL = 480, 640, 600.0
+
+
+def make_view(index: int) -> View:
+    ledger = Ledger.from_file_size(HEIGHT, WIDTH).resized(HEIGHT // 2, WIDTH // 2)
+    return View(f"{index}.jpg", None, torch.zeros(3, HEIGHT // 2, WIDTH // 2), ledger)
+
+
+def look(center: np.ndarray, target: np.ndarray) -> np.ndarray:
+    z = (target - center) / np.linalg.norm(target - center)
+    x = np.cross([0.0, 1.0, 0.0], z)
+    x /= np.linalg.norm(x)
+    cam_from_world = np.eye(4)
+    cam_from_world[:3, :3] = np.stack([x, np.cross(z, x), z])
+    cam_from_world[:3, 3] = -cam_from_world[:3, :3] @ center
+    return cam_from_world
+
+
+def make_cameras(count: int) -> list[Camera]:
+    K = np.array([[FOCAL, 0, WIDTH / 2], [0, FOCAL, HEIGHT / 2], [0, 0, 1]])
+    cameras = []
+    for k in range(count):
+        angle = np.radians(12.0 * (k - count / 2))
+        center = np.array([5 * np.sin(angle), 0.3 * np.cos(k), -5 * np.cos(angle)])
+        cameras.append(
+            Camera(K=K, cam_from_world=look(center, np.zeros(3)), height=HEIGHT, width=WIDTH)
+        )
+    return cameras
+
+
+def make_graph(
+    cameras: list[Camera], pairs: list[tuple[int, int]], outliers: float, seed: int = 0
+) -> MatchGraph:
+    """Matches of random points; those of one anchor image keep their exact place in every pair."""
+    rng = np.random.default_rng(seed)
+    points = rng.uniform(-1.2, 1.2, (500, 3))
+    graph = MatchGraph(len(cameras))
+    for i, j in pairs:
+        for anchor, other in ((i, j), (j, i)):
+            own = points[anchor * 40 : anchor * 40 + 300]
+            a, _ = cameras[anchor].project(own)
+            b, _ = cameras[other].project(own)
+            b = b + rng.normal(0, 0.4, b.shape)
+            wrong = rng.random(len(b)) < outliers
+            b[wrong] = rng.uniform([0, 0], [WIDTH, HEIGHT], (int(wrong.sum()), 2))
+            matches = Matches(
+                a.astype(np.float32), b.astype(np.float32), np.ones(len(a), np.float32)
+            )
+            graph.add(i, j, matches if anchor == i else matches.swapped())
+    return graph
+
+
+def relative(cameras: dict[int, Camera] | list[Camera], i: int, j: int) -> np.ndarray:
+    return cameras[j].cam_from_world @ cameras[i].world_from_cam
+
+
+def test_cameras_are_found_among_outliers() -> None:
+    truth = make_cameras(5)
+    pairs = [(i, j) for i in range(5) for j in range(i + 1, 5)]
+    graph = make_graph(truth, pairs, outliers=0.3)
+    result = reconstruct_from_matches([make_view(i) for i in range(5)], graph, [700.0] * 5)
+    assert [len(m.cameras) for m in result.models] == [5]
+    model = result.models[0]
+    assert all(v.accepted for v in result.pairs.values())
+    assert model.cameras[0].focal_px == pytest.approx(FOCAL, rel=0.03)
+    for i, j in pairs:
+        want, got = relative(truth, i, j), relative(model.cameras, i, j)
+        cosine = (np.trace(want[:3, :3].T @ got[:3, :3]) - 1) / 2
+        assert np.degrees(np.arccos(np.clip(cosine, -1, 1))) < 1.0
+        direction = want[:3, 3] @ got[:3, 3]
+        direction /= np.linalg.norm(want[:3, 3]) * np.linalg.norm(got[:3, 3])
+        assert np.degrees(np.arccos(np.clip(direction, -1, 1))) < 4.0
+    xy, point = model.observations[2]
+    projected, _ = model.cameras[2].project(model.points[point])
+    assert np.median(np.linalg.norm(projected - xy, axis=1)) < 1.0
+
+
+def test_the_result_is_the_same_every_time() -> None:
+    truth = make_cameras(3)
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    poses = []
+    for _ in range(2):
+        graph = make_graph(truth, pairs, outliers=0.2)
+        result = reconstruct_from_matches([make_view(i) for i in range(3)], graph, [650.0] * 3)
+        poses.append([c.cam_from_world for _, c in sorted(result.models[0].cameras.items())])
+    assert np.array_equal(poses[0], poses[1])
+
+
+def test_unrelated_photos_are_rejected_and_named() -> None:
+    truth = make_cameras(3)
+    graph = make_graph(truth, [(0, 1)], outliers=0.0)
+    for pair in ((0, 2), (1, 2)):
+        rng = np.random.default_rng(sum(pair))
+        noise = rng.uniform([0, 0], [WIDTH, HEIGHT], (2, 200, 2)).astype(np.float32)
+        graph.add(*pair, Matches(noise[0], noise[1], np.ones(200, np.float32)))
+    result = reconstruct_from_matches([make_view(i) for i in range(3)], graph, [600.0] * 3)
+    assert not result.pairs[(0, 2)].accepted and not result.pairs[(1, 2)].accepted
+    assert sorted(result.models[0].cameras) == [0, 1]
+
+
+def test_two_sets_of_photos_come_back_as_two_components() -> None:
+    truth = make_cameras(6)
+    pairs = [(0, 1), (0, 2), (1, 2), (3, 4), (3, 5), (4, 5)]
+    graph = make_graph(truth, pairs, outliers=0.1)
+    result = reconstruct_from_matches([make_view(i) for i in range(6)], graph, [600.0] * 6)
+    assert sorted(sorted(m.cameras) for m in result.models) == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_no_matches_give_no_model() -> None:
+    result = reconstruct_from_matches([make_view(0), make_view(1)], MatchGraph(2), [600.0] * 2)
+    assert result.models == [] and result.pairs == {}
+
+
+def test_focal_lengths_are_free_when_not_shared() -> None:
+    truth = make_cameras(4)
+    pairs = [(i, j) for i in range(4) for j in range(i + 1, 4)]
+    graph = make_graph(truth, pairs, outliers=0.0)
+    options = SfmOptions(share_focal=False)
+    result = reconstruct_from_matches([make_view(i) for i in range(4)], graph, [620.0] * 4, options)
+    focals = {c.focal_px for c in result.models[0].cameras.values()}
+    assert len(focals) == 4 and all(abs(f / FOCAL - 1) < 0.1 for f in focals)

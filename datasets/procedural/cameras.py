@@ -208,7 +208,7 @@ def _first_view(rng: SceneRandom, layout: Layout, probe: _Probe, options: Camera
     close = (depth < 0.3 * unit[..., None]).float().mean(-1)
     ordered = surface.sort(-1).values
     different = (ordered[..., 1:] != ordered[..., :-1]).sum(-1).float()
-    bad = inside.any(-1) | (close > 0.25) | (seen < 0.4)
+    bad = inside.any(-1) | (close > 0.25) | (seen < 0.5)
     score = different.clamp(max=9.0) + rng.uniform(0.0, 6.0, C) - 100.0 * bad
     best = score.argmax(1)
     return _View(
@@ -261,7 +261,7 @@ def _next_view(
     overlap = torch.minimum(forth, back)
     target = rng.uniform(*options.overlap, 1)
     close = (depth < 0.2 * layout.unit_m[:, None, None]).float().mean(-1)
-    bad = inside.any(-1) | inside2.any(-1) | (close > 0.25) | (own.float().mean(-1) < 0.35)
+    bad = inside.any(-1) | inside2.any(-1) | (close > 0.25) | (own.float().mean(-1) < 0.45)
     low, high = options.overlap
     outside = (overlap < 0.8 * low) | (overlap > high + 0.15 * (1.0 - high))
     score = -(overlap - target).abs() - 2.0 * outside - 100.0 * bad

@@ -107,7 +107,7 @@ def _surfaces(
     )
     hue = 1.0 + 0.12 * rng.normal(M, 3) + 0.35 * rng.normal(M, 3) * rng.chance(0.15, M, 1)
     base = rng.log_uniform(0.08, 0.75, M, 1) * hue.clamp(0.3, 1.7)
-    gain = torch.where(plain, gain * rng.log_uniform(0.04, 0.4, M, 1), gain)
+    gain = torch.where(plain, gain * rng.log_uniform(0.06, 0.45, M, 1), gain)
     bias = torch.where(plain, base, bias)
     coloured = rng.chance(0.05, M, 1)
     gain = torch.where(coloured, gain * rng.uniform(0.35, 1.2, M, 3), gain)
@@ -155,7 +155,7 @@ def _light(
     lamp_on = indoor & rng.chance(0.85, V)
     lamp_power = torch.where(lamp_on, rng.uniform(0.2, 1.1, V), 0.0)
     lamp_tone = 1.0 + 0.1 * rng.normal(V, 3)
-    horizon = rng.uniform(0.5, 1.0, 1) * (1.0 + 0.07 * rng.normal(3))
+    horizon = rng.log_uniform(0.3, 0.9, 1) * (1.0 + 0.07 * rng.normal(3))
     blue = torch.tensor([0.6, 0.4, 0.05], device=rng.device) * rng.uniform(0.0, 1.0, 1)
     return {
         "sun_direction": per_view(sun),

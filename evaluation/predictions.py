@@ -83,7 +83,8 @@ class PredictionWriter:
         if points is not None:
             entry["points"] = f"points/{stem}"
             points = np.asarray(points, np.float32)
-            self._save(entry["points"], {"points": points, "mask": np.isfinite(points).all(-1)})
+            mask = np.asarray(np.isfinite(points).all(axis=-1))
+            self._save(entry["points"], {"points": points, "mask": mask})
         self._images[name] = entry
 
     def close(self, seconds: float | None = None) -> Path:

@@ -23,6 +23,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from ..inference.defaults import inference_size
+from ..models.two_view import TwoViewModel
 from .match_metrics import THRESHOLDS_PX, MatchSummary
 from .pose_metrics import (
     AUC_THRESHOLDS_DEG,
@@ -289,10 +291,10 @@ def describe_method(method: object) -> dict[str, object]:
     `model` that is a torch module gets the sha256 of its weights and the number of its parameters.
     """
     described: dict[str, object] = {"kind": type(method).__name__}
-    if getattr(method, "size", None) is not None:
-        described["size"] = method.size  # type: ignore[attr-defined]
     described.update(getattr(method, "description", {}))
     model = getattr(method, "model", None)
+    if isinstance(model, TwoViewModel):
+        described["size"] = getattr(method, "size", None) or inference_size(model)
     if isinstance(model, torch.nn.Module):
         described["parameters"] = sum(p.numel() for p in model.parameters())
         described["weights_sha256"] = hash_weights(model)

@@ -248,7 +248,8 @@ class TextureTable:
 
         Raises:
             TypeError: if the tiles are not uint8.
-            ValueError: if the shape is wrong or S is no power of two.
+            ValueError: if the shape is wrong, S is no power of two, or the table would be too large
+                for 32-bit offsets.
         """
         if tiles.dtype != torch.uint8:
             raise TypeError(f"tiles must be uint8, got {tiles.dtype}")
@@ -265,6 +266,8 @@ class TextureTable:
         sizes = [size >> level for level in range(levels)]
         offsets = [count * sum(s * s for s in sizes[:level]) for level in range(levels)]
         total = count * sum(s * s for s in sizes)
+        if total >= 2**31:
+            raise ValueError(f"{count} tiles of {size} px need more than 2^31 texels; use fewer")
         packed = torch.empty(total, dtype=torch.int32, device=tiles.device)
         for start in range(0, count, 256):  # a few tiles at a time: float copies are 4x larger
             level_rgb = decode[tiles[start : start + 256].int()].permute(0, 3, 1, 2)

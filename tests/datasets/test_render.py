@@ -2,6 +2,9 @@
 
 import dataclasses
 import math
+import os
+import subprocess
+import sys
 from importlib.util import find_spec
 
 import pytest
@@ -364,6 +367,61 @@ def test_cast_does_not_depend_on_the_length_of_directions():
     assert torch.allclose(t[seen], t8[seen] * 8, rtol=1e-5)
 
 
+@needs_numba
+def test_numba_averages_four_samples():
+    scene, table = random_scene(4, 2, 1), random_table()
+    K, world_from_cam = ring_cameras(7, 2, 1, 16, 16)
+    finer = K.clone()
+    finer[..., :2, :] *= 2
+    once = render(scene, table, K, world_from_cam, 16, 16, kernel="numba")
+    four = render(scene, table, K, world_from_cam, 16, 16, samples=4, kernel="numba")
+    fine = render(scene, table, finer, world_from_cam, 32, 32, kernel="numba")
+    assert torch.equal(four.depth, once.depth)
+    blocks = fine.rgb.unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2))
+    assert torch.allclose(four.rgb, blocks, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+def test_triton_interpreted_repeats_the_reference():
+    # Triton reads TRITON_INTERPRET when it is imported, hence another process.
+    script = f"""
+import importlib.util, torch
+spec = importlib.util.spec_from_file_location("helpers", {__file__!r})
+helpers = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(helpers)
+scene = helpers.random_scene(11, 2, 1, P=4).select(slice(1, 2))
+helpers.assert_same_views("triton", scene, 8, 8)
+"""
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-P", "-c", script]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("shadows", [True, False])
+def test_triton_repeats_the_reference(shadows):
+    scene, table = random_scene(11, 4, 2, P=32).to("cuda"), random_table().to("cuda")
+    K, world_from_cam = (x.cuda() for x in ring_cameras(7, 4, 2, 60, 100))
+    views, expected = (
+        render(scene, table, K, world_from_cam, 60, 100, shadows=shadows, kernel=kernel)
+        for kernel in ("triton", "torch")
+    )
+    assert torch.equal(views.depth, expected.depth)
+    assert torch.equal(views.surface_id, expected.surface_id)
+    assert (views.rgb - expected.rgb).abs().max() < 3e-4
+    origins = world_from_cam[..., :3, 3].contiguous()
+    directions = torch.randn(4, 2, 300, 3, device="cuda")
+    for got, known in zip(
+        cast(scene, origins, directions, "triton"),
+        cast(scene, origins, directions, "torch"),
+        strict=True,
+    ):
+        assert torch.equal(got, known)
+
+
 # ---------------------------------------------------------------------------------------- errors
 
 
@@ -374,6 +432,8 @@ def test_render_rejects_bad_arguments(monkeypatch):
         render(scene, table, K[:, 0], pose, 4, 4, kernel="torch")
     with pytest.raises(ValueError, match="positive"):
         render(scene, table, K, pose, 0, 4, kernel="torch")
+    with pytest.raises(ValueError, match="samples must be"):
+        render(scene, table, K, pose, 4, 4, samples=2, kernel="torch")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="kernel must be one of"):
         render(scene, table, K, pose, 4, 4, kernel="cuda")  # type: ignore[arg-type]
     wrong = dataclasses.replace(scene, sky_texture=torch.ones(1, dtype=torch.int32))

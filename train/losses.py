@@ -310,28 +310,29 @@ def confidence_loss(
 
 
 def optimal_scale(
-    prediction: tuple[Tensor, Tensor],
-    truth: tuple[Tensor, Tensor],
+    source: tuple[Tensor, Tensor],
+    target: tuple[Tensor, Tensor],
     valid: tuple[Tensor, Tensor],
     method: Literal["avg", "median", "weiszfeld"] = "weiszfeld",
     iterations: int = 10,
 ) -> Float[Tensor, " p"]:
-    """Return the factor per pair that brings the predicted points closest to the true ones.
+    """Return the factor per pair that brings the source points closest to the target points.
 
     Args:
+        source, target: pointmaps of both views.
         method: `avg` least squares; `median` of the per-point factors; `weiszfeld` iteratively
             re-weighted least squares, i.e. least distances.
     """
-    guess, mask = _joint(*prediction, *valid)
-    goal, _ = _joint(*truth, *valid)
-    guess, goal = torch.where(mask[..., None], guess, 0.0), torch.where(mask[..., None], goal, 0.0)
-    cross, square = (guess * goal).sum(-1), guess.square().sum(-1)  # (P, N)
+    start, mask = _joint(*source, *valid)
+    goal, _ = _joint(*target, *valid)
+    start, goal = torch.where(mask[..., None], start, 0.0), torch.where(mask[..., None], goal, 0.0)
+    cross, square = (start * goal).sum(-1), start.square().sum(-1)  # (P, N)
     if method == "median":
         return _masked_median(cross / square, mask)
     scale = cross.mean(1) / square.mean(1).clamp_min(_TINY)
     if method == "weiszfeld":
         for _ in range(iterations):
-            residual = (goal - scale[:, None, None] * guess).norm(dim=-1)
+            residual = (goal - scale[:, None, None] * start).norm(dim=-1)
             weight = mask / residual.clamp_min(_TINY)
             scale = (weight * cross).mean(1) / (weight * square).mean(1)
     return scale

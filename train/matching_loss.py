@@ -261,9 +261,10 @@ def confident_match_loss(
     total = _mean(loss * confidence - alpha * confidence.clamp_min(_EPS).log(), match.valid)
     if negative_quantile > 0 and bool(match.valid.any()):
         level = match.loss.detach()[match.valid].quantile(negative_quantile)
-        for own in (match.confidence1.float(), match.confidence2.float()):
-            negative = torch.where(match.valid, 1.0, own)
-            total = total + _mean(level * negative - alpha * negative.log(), ~match.valid)
+        unmatched = ~torch.cat([match.valid, match.valid])
+        own = torch.cat([match.confidence1.float(), match.confidence2.float()])
+        own = torch.where(unmatched, own, 1.0)
+        total = total + _mean(level * own - alpha * own.clamp_min(_EPS).log(), unmatched)
     return total
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -60,8 +63,42 @@ class DecodedImage:
     notes: tuple[str, ...]
 
 
+class WarningCatcher:
+    """Collects Python warnings per thread, which `warnings.catch_warnings` alone cannot."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Let no warning out while the block runs; enter it in one thread only."""
+
+        def collect(message, category, *_args, **_kwargs) -> None:
+            if not issubclass(category, Image.DecompressionBombWarning):  # we have our own limit
+                self._messages().append(str(message))
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.showwarning = collect
+            yield
+
+    def take(self) -> list[str]:
+        """The different messages of this thread since the last call."""
+        messages = list(dict.fromkeys(self._messages()))
+        self._messages().clear()
+        return messages
+
+    def _messages(self) -> list[str]:
+        if not hasattr(self._local, "messages"):
+            self._local.messages = []
+        return self._local.messages
+
+
 def decode(
-    path: Path, reduce_to: int | None = None, max_megapixels: float = MAX_MEGAPIXELS
+    path: Path,
+    reduce_to: int | None = None,
+    max_megapixels: float = MAX_MEGAPIXELS,
+    catcher: WarningCatcher | None = None,
 ) -> DecodedImage:
     """Read an image file.
 
@@ -70,35 +107,33 @@ def decode(
         reduce_to: when given, JPEG files may be decoded at 1/2, 1/4 or 1/8 of their size as long
             as the long side keeps at least this many pixels.
         max_megapixels: larger images are refused before they are decoded.
+        catcher: an installed one, needed when several threads decode.
 
     Raises:
         UnusableImageError: with the reason; Pillow's own errors and warnings do not get out.
     """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            decoded = _decode(path, reduce_to, max_megapixels)
-        except UnusableImageError:
-            raise
-        except Image.DecompressionBombError:
-            raise UnusableImageError(_too_large(None, max_megapixels)) from None
-        except PermissionError:
-            raise UnusableImageError("cannot be read: permission denied") from None
-        except UnidentifiedImageError:
-            raise UnusableImageError(_not_an_image(path)) from None
-        except MemoryError:
-            raise UnusableImageError("not enough memory to decode it") from None
-        except (OSError, ValueError, SyntaxError, TypeError, EOFError, IndexError, KeyError) as e:
-            # Pillow's decoders let all of these escape on damaged files.
-            raise UnusableImageError(f"is damaged or cut short ({e})") from None
-    bomb = Image.DecompressionBombWarning
-    messages = [str(w.message) for w in caught if not issubclass(w.category, bomb)]
-    notes = decoded.notes + tuple(dict.fromkeys(f"while reading: {m}" for m in messages))
-    return _with_notes(decoded, notes)
-
-
-def _with_notes(decoded: DecodedImage, notes: tuple[str, ...]) -> DecodedImage:
-    return DecodedImage(**{**vars(decoded), "notes": notes})
+    if catcher is None:
+        catcher = WarningCatcher()
+        with catcher.installed():
+            return decode(path, reduce_to, max_megapixels, catcher)
+    catcher.take()
+    try:
+        decoded = _decode(path, reduce_to, max_megapixels)
+    except UnusableImageError:
+        raise
+    except Image.DecompressionBombError:
+        raise UnusableImageError(_too_large(None, max_megapixels)) from None
+    except PermissionError:
+        raise UnusableImageError("cannot be read: permission denied") from None
+    except UnidentifiedImageError:
+        raise UnusableImageError(_not_an_image(path)) from None
+    except MemoryError:
+        raise UnusableImageError("not enough memory to decode it") from None
+    except (OSError, ValueError, SyntaxError, TypeError, EOFError, LookupError) as error:
+        # Pillow's decoders let all of these escape on damaged files.
+        raise UnusableImageError(f"is damaged or cut short ({error})") from None
+    notes = tuple(f"while reading: {message}" for message in catcher.take())
+    return replace(decoded, notes=decoded.notes + notes)
 
 
 def _decode(path: Path, reduce_to: int | None, max_megapixels: float) -> DecodedImage:

@@ -42,7 +42,7 @@ def make_pairs(n: int, graph: str = "auto", cyclic: bool | None = None) -> list[
     """
     if n < 1:
         raise ValueError(f"a pair graph needs at least one image, got n={n}")
-    kind, number, cyclic = _parse(graph, cyclic)
+    kind, number, around = _parse(graph, cyclic)
     if kind == "auto":
         kind = "complete" if n <= COMPLETE_UP_TO else "offsets"
     if kind == "complete":
@@ -61,7 +61,7 @@ def make_pairs(n: int, graph: str = "auto", cyclic: bool | None = None) -> list[
         offsets = list(range(1, window + 1))
     else:
         offsets = [2**k for k in range(min(window, n.bit_length() + 1))]
-    return _ring_pairs(n, offsets, cyclic)
+    return _ring_pairs(n, offsets, around)
 
 
 def is_connected(n: int, pairs: Iterable[tuple[int, int]]) -> bool:
@@ -96,11 +96,10 @@ def _parse(graph: str, cyclic: bool | None) -> tuple[str, int | None, bool]:
     if match is None or (match.group(2) and not takes_number):
         raise ValueError(f"unknown pair graph {graph!r}; {_HELP}")
     named = match.group(3)
-    if cyclic is None:
-        cyclic = named != "noncyclic"
-    elif named is not None and cyclic != (named == "cyclic"):
+    if None not in (cyclic, named) and cyclic != (named == "cyclic"):
         raise ValueError(f"graph {graph!r} contradicts cyclic={cyclic}")
-    return kind, int(match.group(2)) if match.group(2) else None, cyclic
+    around = named != "noncyclic" if cyclic is None else cyclic
+    return kind, int(match.group(2)) if match.group(2) else None, around
 
 
 def _ring_pairs(n: int, offsets: Iterable[int], cyclic: bool) -> list[tuple[int, int]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,13 +16,21 @@ from PIL import Image
 from torch import Tensor
 
 from ..geometry.ledger import Ledger
-from ._decode import MAX_MEGAPIXELS, DecodedImage, UnusableImageError, decode
+from ._decode import (
+    MAX_MEGAPIXELS,
+    DecodedImage,
+    UnusableImageError,
+    WarningCatcher,
+    decode,
+)
 from ._sources import ImageSource, Source, find_duplicates, list_sources, unique_names
 
 logger = logging.getLogger(__name__)
 
 MIN_SIDE_PX = 16
 """Images with a shorter side than this hold nothing to reconstruct from."""
+
+_MAX_THREADS = 8  # a 178-megapixel file takes 0.5 GB while it is decoded
 
 Layout = Literal["fit", "reference"]
 
@@ -135,23 +145,34 @@ def load_images(
     sources = list_sources(images)
     names = unique_names(sources)
     duplicates = find_duplicates(sources)
-    views: list[View] = []
-    problems: list[ImageProblem] = []
-    for index, (source, name) in enumerate(zip(sources, names, strict=True)):
-        label = str(source) if isinstance(source, Path) else name
+    catcher = WarningCatcher()
+
+    def load(index: int) -> tuple[View, tuple[str, ...]] | UnusableImageError:
+        source, name = sources[index], names[index]
         try:
             if index in duplicates:
                 raise UnusableImageError(f"duplicate of {names[duplicates[index]]}")
-            decoded = _decode_source(source, size, layout, max_megapixels)
+            decoded = _decode_source(source, size, layout, max_megapixels, catcher)
             view = _make_view(decoded, source, name, size, patch_size, layout, square_ok)
         except UnusableImageError as error:
-            problems.append(ImageProblem(label, str(error)))
-            logger.warning("%s: %s; skipped", label, error)
-        else:
-            views.append(view)
-            problems += [ImageProblem(label, note, skipped=False) for note in decoded.notes]
-        if progress is not None:
-            progress(index + 1, len(sources))
+            return error
+        return view, decoded.notes
+
+    views: list[View] = []
+    problems: list[ImageProblem] = []
+    threads = min(_MAX_THREADS, os.cpu_count() or 1, len(sources))
+    with catcher.installed(), ThreadPoolExecutor(threads) as pool:
+        for index, result in enumerate(pool.map(load, range(len(sources)))):
+            source = sources[index]
+            label = str(source) if isinstance(source, Path) else names[index]
+            if isinstance(result, UnusableImageError):
+                problems.append(ImageProblem(label, str(result)))
+                logger.warning("%s: %s; skipped", label, result)
+            else:
+                views.append(result[0])
+                problems += [ImageProblem(label, note, skipped=False) for note in result[1]]
+            if progress is not None:
+                progress(index + 1, len(sources))
     if not views:
         listing = "\n".join(f"  {p}" for p in problems)
         raise ValueError(f"none of the {len(sources)} images can be used:\n{listing}")
@@ -294,7 +315,7 @@ def _resample(image: Image.Image, decoded: DecodedImage, plan: _Plan) -> Image.I
 
 
 def _decode_source(
-    source: Source, size: int, layout: Layout, max_megapixels: float
+    source: Source, size: int, layout: Layout, max_megapixels: float, catcher: WarningCatcher
 ) -> DecodedImage:
     if isinstance(source, Path):
         if source.is_dir():
@@ -302,7 +323,7 @@ def _decode_source(
         if not source.is_file():
             raise UnusableImageError("is not a regular file")
         # Three times the final size keeps the decimation inside the decoder invisible.
-        return decode(source, 3 * size if layout == "fit" else None, max_megapixels)
+        return decode(source, 3 * size if layout == "fit" else None, max_megapixels, catcher)
     if isinstance(source, np.ndarray):
         if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
             raise UnusableImageError(

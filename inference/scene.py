@@ -384,7 +384,9 @@ def _placed(view: SceneView) -> Camera:
     return view.camera
 
 
-def _to_original(ledger: Ledger, array: np.ndarray, mode: str) -> np.ndarray:
+def _to_original(
+    ledger: Ledger, array: np.ndarray, mode: Literal["nearest", "bilinear"]
+) -> np.ndarray:
     return np.asarray(ledger.map_to_original(array, mode), dtype=np.float32)
 
 

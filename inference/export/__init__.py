@@ -23,8 +23,11 @@ _HELP = (
 )
 
 
-def save_scene(scene: Scene, path: Path, format: str | None = None, **options: Any) -> Path:
-    """Write a scene; see `Scene.save`.
+def check_target(path: Path, format: str | None = None) -> str:
+    """Name the writer for `path` before any long work is done; see `Scene.save`.
+
+    Returns:
+        The format: "glb", "ply", "npz", "nerfstudio" or "colmap".
 
     Raises:
         ValueError: unknown suffix or format, or a file where a folder is needed and vice versa.
@@ -38,15 +41,28 @@ def save_scene(scene: Scene, path: Path, format: str | None = None, **options: A
         chosen = format or FORMAT_OF_SUFFIX.get(suffix)
         if chosen is None:
             raise ValueError(f"cannot tell the format of {path.name!r} from its suffix; {_HELP}")
-        return _WRITERS[chosen](scene, path, **options)
+        return chosen
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file, but format {format or 'colmap'!r} needs a folder")
     if format in ("glb", "ply"):
         raise ValueError(
             f"{path} is a folder; format {format!r} writes one file, name it *.{format}"
         )
-    if format in _FILE_IN_FOLDER:
-        _WRITERS[format](scene, path / _FILE_IN_FOLDER[format], **options)
+    return format or "colmap"
+
+
+def save_scene(scene: Scene, path: Path, format: str | None = None, **options: Any) -> Path:
+    """Write a scene; see `Scene.save`.
+
+    Raises:
+        ValueError: see `check_target`.
+    """
+    chosen = check_target(path, format)
+    is_folder = path.is_dir() or path.suffix == "" or chosen == "colmap"
+    if not is_folder:
+        return _WRITERS[chosen](scene, path, **options)
+    if chosen in _FILE_IN_FOLDER:
+        _WRITERS[chosen](scene, path / _FILE_IN_FOLDER[chosen], **options)
         return path
     save_colmap(scene, path, **options)
     if format is None:
@@ -56,6 +72,7 @@ def save_scene(scene: Scene, path: Path, format: str | None = None, **options: A
 
 __all__ = [
     "FORMAT_OF_SUFFIX",
+    "check_target",
     "load_npz",
     "save_colmap",
     "save_glb",

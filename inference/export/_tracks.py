@@ -55,12 +55,23 @@ def dense_tracks(
     """
     members = scene.components[component]
     valid = {i: scene.valid(i, min_confidence) for i in members}
-    total = sum(int(v.sum()) for v in valid.values())
-    # Twice as many samples as points are wanted: overlapping images share them.
-    step = max(1, int(np.sqrt(total / (2 * max_points))))
-    covered = {i: np.zeros([-(-s // step) for s in valid[i].shape], dtype=bool) for i in members}
+    # The more the images overlap, the fewer points a grid gives: it is made finer once to fill the
+    # budget.
+    step = max(1, int(np.sqrt(sum(int(v.sum()) for v in valid.values()) / max_points)))
+    tracks = _on_grid(scene, valid, step, depth_tolerance, min_length)
+    finer = max(1, int(step * np.sqrt(len(tracks.points) / max_points)))
+    if finer < step:
+        tracks = _on_grid(scene, valid, finer, depth_tolerance, min_length)
+    return _thinned(tracks, max_points)
+
+
+def _on_grid(
+    scene: Scene, valid: dict[int, np.ndarray], step: int, tolerance: float, min_length: int
+) -> DenseTracks:
+    """Tracks of the pixels in the middle of every `step` x `step` cell of every image."""
+    covered = {i: np.zeros([-(-s // step) for s in v.shape], dtype=bool) for i, v in valid.items()}
     gathered: list[DenseTracks] = []
-    for i in members:
+    for i in valid:
         view = scene.views[i]
         rows, columns = np.nonzero(valid[i][step // 2 :: step, step // 2 :: step])
         free = ~covered[i][rows, columns]
@@ -68,9 +79,9 @@ def dense_tracks(
         points = view.world_points(rows, columns)
         own = view.ledger.points_to_original(np.stack([columns + 0.5, rows + 0.5], axis=-1))
         seen = [(np.full(len(points), i), np.arange(len(points)), own)]
-        for j in members:
+        for j in valid:
             if j != i and len(points):
-                index, xy, cells = _visible(scene, j, valid[j], points, depth_tolerance)
+                index, xy, cells = _visible(scene, j, valid[j], points, tolerance)
                 seen.append((np.full(len(index), j), index, xy))
                 covered[j][cells[0] // step, cells[1] // step] = True
         image, point, xy = (np.concatenate(parts) for parts in zip(*seen, strict=True))
@@ -79,7 +90,7 @@ def dense_tracks(
         renumbered = (np.cumsum(long_enough) - 1)[point[keep]]
         colors = view.rgb[rows, columns][long_enough]
         gathered.append(DenseTracks(points[long_enough], colors, image[keep], renumbered, xy[keep]))
-    return _thinned(concatenate_tracks(gathered), max_points)
+    return concatenate_tracks(gathered)
 
 
 def concatenate_tracks(sets: Sequence[DenseTracks]) -> DenseTracks:

@@ -73,8 +73,8 @@ def save_glb(
         members = scene.components[component]
         size = camera_size or scene.extent(component) * 0.06 / max(1.0, len(members) / 20) ** 0.5
         for i in members:
-            frustum = _frustum(cast("Camera", scene.cameras[i]), size)
-            frustum.visual.vertex_colors = _rgba(_CAMERA_COLORS[i % len(_CAMERA_COLORS)])
+            color = _CAMERA_COLORS[i % len(_CAMERA_COLORS)]
+            frustum = _frustum(cast("Camera", scene.cameras[i]), size, color)
             world.add_geometry(frustum, geom_name=f"camera_{i}_{scene.images[i]}")
     if not world.geometry:
         raise ValueError(
@@ -103,7 +103,7 @@ def linear_from_srgb(colors: np.ndarray) -> np.ndarray:
     return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
 
 
-def _frustum(camera: Camera, size: float) -> trimesh.Trimesh:
+def _frustum(camera: Camera, size: float, color: np.ndarray) -> trimesh.Trimesh:
     """Wire frame of a camera's view, made of thin bars: apex, four corners at depth `size`."""
     w, h = camera.width, camera.height
     corners = np.array([[0, 0], [w, 0], [w, h], [0, h]], dtype=np.float64)
@@ -116,7 +116,8 @@ def _frustum(camera: Camera, size: float) -> trimesh.Trimesh:
     bars = [_bar(gltf_from_opencv(a), gltf_from_opencv(b), 0.012 * size) for a, b in edges]
     vertices = np.concatenate([v for v, _ in bars])
     faces = np.concatenate([f + 6 * k for k, (_, f) in enumerate(bars)])
-    return trimesh.Trimesh(vertices, faces, process=False)
+    colors = np.broadcast_to(_rgba(color), (len(vertices), 4))
+    return trimesh.Trimesh(vertices, faces, vertex_colors=colors, process=False)
 
 
 _BAR_FACES = np.array([(k, (k + 1) % 3, 3 + k) for k in range(3)])

@@ -54,11 +54,11 @@ def write_ply(path: Path, cloud: PointCloud, comments: Sequence[str] = ()) -> No
     for k, color in enumerate(("red", "green", "blue")):
         vertices[color] = cloud.colors[:, k]
     vertices["confidence"] = cloud.confidence
-    names = {"<f4": "float", "|u1": "uchar"}
+    names = {"f": "float", "u": "uchar"}
     header = ["ply", "format binary_little_endian 1.0"]
     header += [f"comment {line}" for line in comments]
     header += [f"element vertex {len(cloud)}"]
-    header += [f"property {names[kind]} {name}" for name, kind in _VERTEX.descr]
+    header += [f"property {names[_VERTEX[name].kind]} {name}" for name in _VERTEX.names or ()]
     header += ["end_header", ""]
     with written_at_once(path) as temporary, temporary.open("wb") as file:
         file.write("\n".join(header).encode("ascii"))

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .layout import Layout
+from .placement import Layout
 from .rng import SceneRandom
 from .scene import SceneBatch, ground_height
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .layout import Layout
+from .placement import Layout
 from .rng import SceneRandom
 from .scene import SceneBatch
 from .templates import Solids, is_one_of

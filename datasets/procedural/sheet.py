@@ -10,7 +10,7 @@ from torch import Tensor
 from ..views import ViewBatch
 from .correspondence import dense_correspondence
 from .generator import ProceduralScenes
-from .layout import FAMILIES
+from .placement import FAMILIES
 
 _CAPTION_PX = 12
 _BATCH = 8

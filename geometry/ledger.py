@@ -163,7 +163,11 @@ class Ledger:
     def points_to_stored(self, xy: ArrayLike) -> Float64Array: ...
     def points_to_stored(self, xy: Tensor | ArrayLike) -> Tensor | Float64Array:
         """Map points (..., 2) from original pixels to those of the file as stored."""
-        return _apply(np.linalg.inv(self._original_from_stored()), xy)
+        forward = self._original_from_stored()
+        inverse = np.eye(3)
+        inverse[:2, :2] = forward[:2, :2].T
+        inverse[:2, 2] = -forward[:2, :2].T @ forward[:2, 2]
+        return _apply(inverse, xy)
 
     @overload
     def points_from_stored(self, xy: Tensor) -> Tensor: ...

@@ -250,6 +250,7 @@ def _procrustes(source: Tensor, target: Tensor, weight: Tensor, with_scale: bool
     # Unit size, so that roma's damping of ill-conditioned gradients is relative to the data.
     size = (source_variance * target_variance).detach().sqrt().clamp_min(tiny)
     rotation = roma.special_procrustes(covariance / size[..., None, None], gradient_eps=1e-6)
+    assert isinstance(rotation, Tensor)  # a pair only when singular values are asked for
     if with_scale:
         usable = source_variance > tiny
         scale = (rotation * covariance).sum((-2, -1)) / torch.where(usable, source_variance, 1)

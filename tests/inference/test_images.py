@@ -239,6 +239,18 @@ def test_reduced_decoding_stays_aligned(tmp_path, orientation):
     assert np.abs(small - full).mean() < 0.6
 
 
+def test_reduced_decoding_knows_where_the_last_partial_pixel_lies(tmp_path):
+    """603x401 at a quarter is 150.75x100.25: the decoder fills up to 151x101, at the far ends."""
+    for orientation, box in {1: (0, 0, 150.75, 100.25), 3: (0.25, 0.75, 151, 101)}.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        photo(401, 603).save(tmp_path / "a.jpg", exif=exif)
+        assert decode(tmp_path / "a.jpg", reduce_to=150).box == box
+    exif[0x0112] = 6  # stored x runs down, stored y runs left
+    photo(401, 603).save(tmp_path / "a.jpg", exif=exif)
+    assert decode(tmp_path / "a.jpg", reduce_to=150).box == (0.75, 0, 101, 150.75)
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     height=st.integers(16, 5000),

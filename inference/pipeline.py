@@ -366,12 +366,12 @@ def _from_best_pair(work: _Work, found: SfmResult) -> _Solution | None:
     scale = max(_pixel_scale(work.views[k]) for k in (i, j))
     sizes = {k: work.views[k].ledger.original_size for k in (i, j)}
     estimate = relative_pose(matches.xy1, matches.xy2, K[i], K[j], sizes[i], sizes[j], 1.5 * scale)
-    if estimate.cam_from_world is None or estimate.num_inliers < 16:
+    if not estimate or estimate.num_inliers < 16:
         return None
     cameras = {
         i: Camera(K=K[i], cam_from_world=np.eye(4), height=sizes[i][0], width=sizes[i][1]),
         j: Camera(
-            K=K[j], cam_from_world=estimate.cam_from_world, height=sizes[j][0], width=sizes[j][1]
+            K=K[j], cam_from_world=estimate.cam2_from_cam1, height=sizes[j][0], width=sizes[j][1]
         ),
     }
     xy1, xy2 = matches.xy1[estimate.inliers], matches.xy2[estimate.inliers]

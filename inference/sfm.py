@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -137,7 +138,7 @@ def reconstruct_from_matches(
     """
     options = options or SfmOptions()
     keypoints, pairs = graph.finish()
-    with tempfile.TemporaryDirectory(prefix="weav3r-sfm-") as folder:
+    with _quiet_colmap(), tempfile.TemporaryDirectory(prefix="weav3r-sfm-") as folder:
         database_path = Path(folder) / "database.db"
         _write_database(database_path, views, keypoints, pairs, focal_guess_px, options)
         verdicts = _verify(database_path, Path(folder), views, pairs, options)
@@ -151,6 +152,17 @@ def reconstruct_from_matches(
                 if _registered(best) == len(views):
                     break
     return SfmResult(best, verdicts)
+
+
+@contextmanager
+def _quiet_colmap() -> Iterator[None]:
+    """Keep COLMAP's own log out of the user's terminal."""
+    before = pycolmap.logging.minloglevel
+    pycolmap.logging.minloglevel = 3
+    try:
+        yield
+    finally:
+        pycolmap.logging.minloglevel = before
 
 
 def _registered(models: list[SparseModel]) -> int:

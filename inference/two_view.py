@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..geometry.pose import PoseEstimate, relative_pose, relative_pose_unknown_focal
+from ..geometry.pose import RelativePoseEstimate, relative_pose, relative_pose_unknown_focal
 from ..models.loading import load_model
 from ..models.two_view import TwoViewModel
 from .defaults import inference_size
@@ -51,7 +51,7 @@ class PairMatch:
         K1: np.ndarray | None = None,
         K2: np.ndarray | None = None,
         max_error_px: float | None = None,
-    ) -> PoseEstimate:
+    ) -> RelativePoseEstimate:
         """Pose of the second camera relative to the first, from the matches.
 
         Args:
@@ -61,7 +61,8 @@ class PairMatch:
                 input.
 
         Returns:
-            cam2_from_cam1 with a translation of unit length, and the inliers.
+            `cam2_from_cam1` with a translation of unit length, and the inliers; falsy, with a
+            `reason`, when there is none.
 
         Raises:
             ValueError: if only one of K1 and K2 is given.
@@ -79,16 +80,16 @@ class PairMatch:
         """A few lines for the terminal."""
         lines = [f"{self.view1.name} - {self.view2.name}: {len(self.matches)} matches"]
         estimate = self.relative_pose()
-        if estimate.cam_from_world is None:
-            lines.append("no consistent camera motion was found")
+        if not estimate:
+            lines.append(f"no camera motion: {estimate.reason}")
         else:
-            rotation = estimate.cam_from_world[:3, :3]
-            cosine = np.clip((np.trace(rotation) - 1) / 2, -1, 1)
-            direction = estimate.cam_from_world[:3, 3]
+            rotation = estimate.cam2_from_cam1[:3, :3]
+            angle = np.degrees(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1)))
+            x, y, z = estimate.cam2_from_cam1[:3, 3]
             lines.append(
-                f"{estimate.num_inliers} agree with one camera motion: rotation "
-                f"{np.degrees(np.arccos(cosine)):.1f} deg, direction "
-                f"({direction[0]:.2f}, {direction[1]:.2f}, {direction[2]:.2f})"
+                f"{estimate.num_inliers} agree with one camera motion ({estimate.kind}): rotation "
+                f"{angle:.1f} deg, direction ({x:.2f}, {y:.2f}, {z:.2f}), "
+                f"focal length {estimate.K1[0, 0]:.0f} px (estimated)"
             )
         return "\n".join(lines)
 

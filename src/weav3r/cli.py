@@ -92,8 +92,10 @@ def reconstruct(
     """Turn photos into cameras and a dense 3D scene."""
     import weav3r
 
+    from .inference.export import check_target
+
     source = _photos_or_example(photos, example)
-    _check_output(out, format)
+    check_target(out, format)  # fail before the long work, not after it
     scene = weav3r.reconstruct(
         source,
         model=model,
@@ -174,12 +176,12 @@ def train(
     print_config: Annotated[bool, typer.Option(help="Show the resolved recipe and stop.")] = False,
 ) -> None:
     """Train a network on the procedural generator."""
-    from .train.config import load_recipe, recipe_to_yaml
+    from .train.config import load_recipe, recipe_to_dict
     from .train.engine import train as run
 
     resolved = load_recipe(recipe, set_ or [])
     if print_config:
-        output.print(recipe_to_yaml(resolved), highlight=False, markup=False)
+        output.print_json(data=recipe_to_dict(resolved))
         return
     run(
         resolved,
@@ -205,8 +207,9 @@ def evaluate(
     ),
 ) -> None:
     """Measure pose and match accuracy on image pairs with ground truth."""
-    from .evaluation.runner import evaluate_pairs
-    from .evaluation.sift import SiftMethod
+    from .evaluation.readers import list_sets, read_set
+    from .evaluation.runner import Progress, evaluate_pairs
+    from .evaluation.sift import SiftMethod, SiftOptions
     from .inference.two_view import PairMatcher
 
     chosen: dict[str, Any] = {}
@@ -214,10 +217,21 @@ def evaluate(
         if name == "sift":
             chosen[name] = SiftMethod()
         elif name.startswith("sift@"):
-            chosen[name] = SiftMethod(max_size=int(name.removeprefix("sift@")))
+            chosen[name] = SiftMethod(SiftOptions(max_size=int(name.removeprefix("sift@"))))
         else:
             chosen[name] = PairMatcher(name, device=device, size=size)
-    report = evaluate_pairs(root, sets.split(",") if sets else None, chosen)
+    names = [s.strip() for s in sets.split(",")] if sets else list_sets(root)
+    if not sets:
+        names = [name for name in names if read_set(root, name).pairs]
+
+    def show(state: Progress) -> None:
+        console.print(
+            f"\r{state.done}/{state.total} {state.method} {state.set_name:24s}",
+            end="",
+            highlight=False,
+        )
+
+    report = evaluate_pairs(root, names, chosen, progress=show if sys.stderr.isatty() else None)
     report.write(out)
     output.print(report.to_markdown(), highlight=False, markup=False)
 
@@ -264,7 +278,14 @@ def data_textures(
 
     folder = destination or default_bank_folder()
     names = [s.strip() for s in sources.split(",")] if sources else None
-    build_texture_bank(folder, strict=strict, sources=names)
+    report = build_texture_bank(
+        folder,
+        strict=strict,
+        sources=names,
+        progress=lambda line: console.print(line, highlight=False, markup=False),
+    )
+    for source, reason in report.skipped.items():
+        console.print(f"skipped {source}: {reason}", highlight=False, markup=False)
     output.print(f"wrote {folder}", highlight=False, markup=False)
 
 
@@ -302,13 +323,6 @@ def _photos_or_example(photos: list[str] | None, example: str | None) -> Any:
         return bundled[example]
     assert photos is not None
     return photos[0] if len(photos) == 1 and Path(photos[0]).is_dir() else photos
-
-
-def _check_output(out: Path, format: str | None) -> None:
-    """Fail before the long work, not after it."""
-    from .inference.scene import check_save_target
-
-    check_save_target(out, format)
 
 
 def main() -> None:

@@ -83,9 +83,9 @@ def sample_correspondences(
         raise ValueError(f"count must be between 1 and {H * W} (all pixels), got {count}")
     pixels = torch.arange(H * W, device=device).expand(B, -1)
     xy, visible = _find(batch, i, j, pixels)
-    # shuffle with the covisible ones first; a third more than wanted, as some are duplicates
+    # shuffle with the covisible ones first; twice as many as wanted, as some are duplicates
     draw = torch.rand(B, H * W, generator=generator, device=device)
-    wanted = min(H * W, count + count // 3)
+    wanted = min(H * W, 2 * count)
     chosen = torch.topk(draw + visible, wanted, dim=1).indices  # (B, m)
     xy2 = torch.gather(xy, 1, chosen[..., None].expand(-1, -1, 2))
     valid = torch.gather(visible, 1, chosen)

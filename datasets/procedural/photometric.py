@@ -214,7 +214,7 @@ def _tone(shots: _Shots, x: Tensor) -> Tensor:
     H, W = x.shape[-2:]
     # expose for the geometric mean, which a bright sky moves little; summed as integers, since
     # their sum does not depend on the order of its terms
-    sample = (x[..., 1::4, 1::4].clamp(2e-3, 2.0).log_() * 65536.0).to(torch.int64).flatten(1)
+    sample = (x[..., 1::4, 1::4].clamp(2e-3, 8.0).log_() * 65536.0).to(torch.int64).flatten(1)
     mean = torch.exp(sample.sum(-1).to(torch.float32) / (65536.0 * sample.shape[1]))
     gain = (shots.level / mean)[:, None] * shots.balance
     row = torch.linspace(-1.0, 1.0, H, device=x.device).square()[:, None]

@@ -329,26 +329,30 @@ def rigid_inverse(transform: np.ndarray | None) -> np.ndarray:
     return inverse
 
 
-def bootstrap_interval(
+def bootstrap_intervals(
     groups: Sequence[np.ndarray],
-    statistic: Callable[[np.ndarray], float],
+    statistic: Callable[[np.ndarray], Sequence[float] | np.ndarray],
     *,
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
-) -> Interval:
-    """Percentile bootstrap of the mean over groups of a statistic.
+) -> list[Interval]:
+    """Percentile bootstrap of the mean over groups of some statistics.
 
-    Pairs are drawn anew with replacement inside each group (a set of images), the statistic is
+    Pairs are drawn anew with replacement inside each group (a set of images), the statistics are
     taken per group and averaged, as the mean of sets in a table is. With one group this is the
-    plain bootstrap over its pairs.
+    plain bootstrap over its pairs. A group of one pair cannot vary: it makes the interval too
+    narrow rather than too wide.
 
     Args:
         groups: per group the values of its pairs, (N,) or (N, C); empty groups are left out.
-        statistic: maps the resampled values of one group to a number.
+        statistic: maps the resampled values of one group to one number or K.
         resamples: number of draws.
-        level: probability that the interval covers, in (0, 1).
-        seed: of the draws; the same seed gives the same interval.
+        level: probability that an interval covers, in (0, 1).
+        seed: of the draws; the same seed gives the same intervals.
+
+    Returns:
+        One interval a statistic; a single one of nan without any group.
 
     Reference: Efron & Tibshirani, An Introduction to the Bootstrap, ch. 13.
     """
@@ -356,16 +360,23 @@ def bootstrap_interval(
         raise ValueError(f"level must lie between 0 and 1, got {level}")
     groups = [np.asarray(group) for group in groups if len(group)]
     if not groups:
-        return Interval(float("nan"), float("nan"), level)
+        return [Interval(float("nan"), float("nan"), level)]
     generator = np.random.default_rng(seed)
-    draws = np.empty(resamples)
-    for i in range(resamples):
-        draws[i] = np.mean(
-            [statistic(group[generator.integers(0, len(group), len(group))]) for group in groups]
-        )
+    draws = np.array(
+        [
+            np.mean(
+                [
+                    np.atleast_1d(statistic(group[generator.integers(0, len(group), len(group))]))
+                    for group in groups
+                ],
+                axis=0,
+            )
+            for _ in range(resamples)
+        ]
+    )  # (resamples, K)
     tail = (1 - level) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail])
-    return Interval(float(low), float(high), level)
+    lows, highs = np.quantile(draws, [tail, 1 - tail], axis=0)
+    return [Interval(float(low), float(high), level) for low, high in zip(lows, highs, strict=True)]
 
 
 def _centre(cam_from_world: np.ndarray | None) -> np.ndarray:

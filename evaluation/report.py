@@ -14,7 +14,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +31,7 @@ from .pose_metrics import (
     Interval,
     PoseError,
     PoseSummary,
-    bootstrap_interval,
+    bootstrap_intervals,
     pose_auc,
     summarise_pose_errors,
 )
@@ -83,6 +83,7 @@ class PairRecord:
         precision: kind of truth -> summary, see `runner.score_matches`.
         seconds: wall time of the method on this pair; features that it kept from a pair before
             are not paid again.
+        cpu_seconds: the same in processor time of all threads, which does not see other load.
         error: text of the exception that the method raised, or None.
     """
 
@@ -99,6 +100,7 @@ class PairRecord:
     cam2_from_cam1: np.ndarray | None
     precision: Mapping[str, MatchSummary]
     seconds: float
+    cpu_seconds: float
     error: str | None = None
 
 
@@ -152,6 +154,7 @@ class GroupSummary:
         precision: kind of truth -> summary.
         negatives: None when the group has no negative pairs.
         mean_seconds: mean wall time a pair.
+        mean_cpu_seconds: mean processor time a pair.
     """
 
     method: str
@@ -164,6 +167,24 @@ class GroupSummary:
     precision: Mapping[str, PrecisionSummary]
     negatives: NegativeSummary | None
     mean_seconds: float
+    mean_cpu_seconds: float
+
+
+@dataclass(frozen=True)
+class MethodDifference:
+    """How much better one method is than another on the same pairs.
+
+    Attributes:
+        method: the one.
+        other: the other.
+        auc: threshold in degrees -> mean over sets of the first's AUC minus the second's.
+        intervals: threshold -> bootstrap interval of that difference, pairs drawn together.
+    """
+
+    method: str
+    other: str
+    auc: Mapping[float, float]
+    intervals: Mapping[float, Interval]
 
 
 @dataclass(frozen=True)
@@ -179,6 +200,7 @@ class EvaluationReport:
         sets: one a set and method, in the order of the run.
         bands: one a band and method, pairs of all sets pooled.
         overall: one a method: the mean over its sets.
+        differences: the first method against each of the others.
     """
 
     settings: PairSettings
@@ -189,6 +211,7 @@ class EvaluationReport:
     sets: tuple[GroupSummary, ...]
     bands: tuple[GroupSummary, ...]
     overall: tuple[GroupSummary, ...]
+    differences: tuple[MethodDifference, ...] = ()
 
     def to_json(self) -> str:
         """Everything as JSON; numbers that JSON lacks become "inf" and "nan"."""
@@ -260,6 +283,7 @@ def build_report(
         sets=tuple(by_set.values()),
         bands=tuple(by_band),
         overall=tuple(overall),
+        differences=tuple(_differences(records, names, settings)),
     )
 
 
@@ -281,6 +305,7 @@ def summarise_records(
         precision=_mean_precision(positives),
         negatives=_summarise_negatives(negatives) if negatives else None,
         mean_seconds=_mean([r.seconds for r in records]),
+        mean_cpu_seconds=_mean([r.cpu_seconds for r in records]),
     )
 
 
@@ -382,20 +407,62 @@ def _combined(records: Sequence[PairRecord]) -> np.ndarray:
 def _auc_intervals(groups: Sequence[np.ndarray], settings: PairSettings) -> dict[float, Interval]:
     if settings.bootstrap_resamples <= 0:
         return {}
+    intervals = bootstrap_intervals(
+        groups,
+        lambda errors: list(pose_auc(errors, settings.thresholds_deg).values()),
+        resamples=settings.bootstrap_resamples,
+        level=settings.confidence_level,
+        seed=settings.seed,
+    )
+    return dict(zip(settings.thresholds_deg, intervals, strict=True))
 
-    def auc(threshold: float) -> Callable[[np.ndarray], float]:
-        return lambda errors: pose_auc(errors, [threshold])[threshold]
 
-    return {
-        float(threshold): bootstrap_interval(
+def _differences(
+    records: Sequence[PairRecord], names: Sequence[str], settings: PairSettings
+) -> list[MethodDifference]:
+    """The first method against each of the others, pair by pair."""
+    errors = {
+        name: {
+            (r.set_name, r.image1, r.image2): r.pose_error.combined_deg
+            for r in records
+            if r.method == name and r.pose_error is not None
+        }
+        for name in names
+    }
+    found = []
+    for other in names[1:]:
+        both = [key for key in errors[names[0]] if key in errors[other]]
+        groups = [
+            np.array([(errors[names[0]][k], errors[other][k]) for k in both if k[0] == set_name])
+            for set_name in dict.fromkeys(key[0] for key in both)
+        ]
+        if groups:
+            found.append(_difference(names[0], other, groups, settings))
+    return found
+
+
+def _difference(
+    method: str, other: str, groups: Sequence[np.ndarray], settings: PairSettings
+) -> MethodDifference:
+    thresholds = settings.thresholds_deg
+
+    def gain(errors: np.ndarray) -> np.ndarray:
+        ours, theirs = (pose_auc(errors[:, i], thresholds) for i in (0, 1))
+        return np.array([ours[t] - theirs[t] for t in thresholds])
+
+    intervals: dict[float, Interval] = {}
+    if settings.bootstrap_resamples > 0:
+        drawn = bootstrap_intervals(
             groups,
-            auc(float(threshold)),
+            gain,
             resamples=settings.bootstrap_resamples,
             level=settings.confidence_level,
             seed=settings.seed,
         )
-        for threshold in settings.thresholds_deg
-    }
+        intervals = dict(zip(thresholds, drawn, strict=True))
+    mean = np.mean([gain(group) for group in groups], axis=0)
+    gains = {t: float(value) for t, value in zip(thresholds, mean, strict=True)}
+    return MethodDifference(method, other, gains, intervals)
 
 
 def _mean_of_sets(
@@ -422,6 +489,7 @@ def _mean_of_sets(
         },
         negatives=_summarise_negatives(negatives) if negatives else None,
         mean_seconds=_mean([summary.mean_seconds for summary in summaries]),
+        mean_cpu_seconds=_mean([summary.mean_cpu_seconds for summary in summaries]),
     )
 
 
@@ -498,6 +566,7 @@ def _flat(record: PairRecord) -> dict[str, object]:
             row[f"{kind}_precision@{threshold:g}"] = share
         row[f"{kind}_coverage"] = summary.coverage
     row["seconds"] = record.seconds
+    row["cpu_seconds"] = record.cpu_seconds
     row["error"] = record.error or ""
     return row
 
@@ -515,6 +584,8 @@ def _markdown(report: EvaluationReport) -> str:
         "true epipolar lines.",
         _pose_table(report, [*report.sets, *report.overall], "set", degrees),
     ]
+    if report.differences:
+        parts += [_difference_table(report, degrees)]
     if report.bands:
         parts += ["## By overlap, pairs of all sets pooled"]
         parts += [_pose_table(report, report.bands, "band", degrees)]
@@ -549,7 +620,7 @@ def _pose_table(
     pixels = "/".join(f"{t:g}" for t in report.settings.thresholds_px)
     first = f"{report.settings.thresholds_deg[0]:g}"
     header = [what, "method", "pairs", f"AUC@{degrees}", f"AUC@{first} interval", "RRA15 / RTA15"]
-    header += ["matches", f"precision @{pixels} px", "s a pair", "failed"]
+    header += ["matches", f"precision @{pixels} px", "CPU s a pair", "failed"]
     rows = []
     for summary in summaries:
         pose, epipolar = summary.pose, summary.precision.get("epipolar")
@@ -569,10 +640,24 @@ def _pose_table(
                 f"{100 * pose.direction_accuracy_15:.0f}",
                 f"{summary.mean_matches:.0f}",
                 "-" if epipolar is None else _shares(epipolar.precision),
-                f"{summary.mean_seconds:.2f}",
+                f"{summary.mean_cpu_seconds:.2f}",
                 "-" if pose is None else str(pose.failed),
             ]
         )
+    return markdown_table(header, rows)
+
+
+def _difference_table(report: EvaluationReport, degrees: str) -> str:
+    rows = []
+    for difference in report.differences:
+        row = [
+            f"{difference.method} - {difference.other}",
+            "/".join(f"{100 * value:+.1f}" for value in difference.auc.values()),
+        ]
+        row += [f"{100 * i.low:+.1f} .. {100 * i.high:+.1f}" for i in difference.intervals.values()]
+        rows.append(row)
+    header = ["difference, mean of sets", f"AUC@{degrees}"]
+    header += [f"AUC@{t:g} interval" for t in report.differences[0].intervals]
     return markdown_table(header, rows)
 
 

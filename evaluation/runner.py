@@ -132,10 +132,10 @@ def evaluate_pairs(
         for pair in data.pairs[:max_pairs]:
             if progress is not None:
                 progress(Progress(len(records), total, data.name, name))
-            matches, seconds, error = _run_method(name, method, data, pair)
-            record = _score(name, data, pair, matches, seconds, error, settings, estimator)
+            run = _run_method(name, method, data, pair)
+            record = _score(name, data, pair, run, settings, estimator)
             if writer is not None:
-                writer.add_pair(record.image1, record.image2, matches, record.cam2_from_cam1)
+                writer.add_pair(record.image1, record.image2, run.matches, record.cam2_from_cam1)
             records.append(record)
         if writer is not None:
             writer.close()
@@ -187,33 +187,37 @@ def _load_sets(eval_root: Path | str, names: Sequence[str] | None) -> list[Evalu
     return loaded
 
 
-def _run_method(
-    name: str, method: PairMethod, data: EvaluationSet, pair: PairTruth
-) -> tuple[PairMatches, float, str | None]:
-    """Matches, wall seconds, and the text of the error if there was one (then no matches)."""
-    start = time.perf_counter()
+@dataclass(frozen=True)
+class _Run:
+    """What a method returned on a pair, what it took, and the text of its error if it had one."""
+
+    matches: PairMatches
+    seconds: float
+    cpu_seconds: float
+    error: str | None
+
+
+def _run_method(name: str, method: PairMethod, data: EvaluationSet, pair: PairTruth) -> _Run:
+    start, cpu_start = time.perf_counter(), time.process_time()
+    matches, error = PairMatches(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0)), None
     try:
         matches = _checked(method(pair.image1.path, pair.image2.path))
-    except Exception as error:  # one bad pair must not end the run
-        text = f"{type(error).__name__}: {error}"
+    except Exception as caught:  # one bad pair must not end the run
+        error = f"{type(caught).__name__}: {caught}"
         names = f"{pair.image1.name} {pair.image2.name}"
-        logger.warning("%s failed on %s, %s: %s", name, data.name, names, text)
-        empty = PairMatches(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0))
-        return empty, time.perf_counter() - start, text
-    return matches, time.perf_counter() - start, None
+        logger.warning("%s failed on %s, %s: %s", name, data.name, names, error)
+    return _Run(matches, time.perf_counter() - start, time.process_time() - cpu_start, error)
 
 
 def _score(
     method_name: str,
     data: EvaluationSet,
     pair: PairTruth,
-    matches: PairMatches,
-    seconds: float,
-    error: str | None,
+    run: _Run,
     settings: PairSettings,
     estimator: PoseEstimator,
 ) -> PairRecord:
-    xy1, xy2 = matches.xy1, matches.xy2
+    xy1, xy2 = run.matches.xy1, run.matches.xy2
     pose, pose_error = _score_pose(pair, xy1, xy2, settings, estimator)
     inliers = None if pose is None else pose.inliers
     return PairRecord(
@@ -229,8 +233,9 @@ def _score(
         pose_error=pose_error,
         cam2_from_cam1=None if pose is None else pose.cam2_from_cam1,
         precision=score_matches(pair, xy1, xy2, inliers, settings.thresholds_px),
-        seconds=seconds,
-        error=error,
+        seconds=run.seconds,
+        cpu_seconds=run.cpu_seconds,
+        error=run.error,
     )
 
 

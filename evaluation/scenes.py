@@ -23,7 +23,7 @@ from .pose_metrics import (
     PoseSummary,
     TrajectoryError,
     all_pair_errors,
-    bootstrap_interval,
+    bootstrap_intervals,
     relative_focal_error,
     summarise_pose_errors,
     trajectory_error,
@@ -311,11 +311,11 @@ def _evaluate_scene(
 
 
 def _intervals(records: Sequence[SceneRecord]) -> dict[float, Interval]:
-    poses = [record.pose for record in records if record.pose is not None]
-    return {
-        t: bootstrap_interval([np.array([pose.auc[t] for pose in poses])], np.mean)
-        for t in SCENE_THRESHOLDS_DEG
-    }
+    rows = [list(r.pose.auc.values()) for r in records if r.pose is not None]
+    if not rows:
+        return {}
+    intervals = bootstrap_intervals([np.array(rows)], lambda sample: sample.mean(axis=0))
+    return dict(zip(SCENE_THRESHOLDS_DEG, intervals, strict=True))
 
 
 def _true_poses(data: EvaluationSet) -> dict[str, np.ndarray]:

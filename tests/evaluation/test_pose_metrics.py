@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 from weav3r.evaluation.pose_metrics import (
     PoseError,
     all_pair_errors,
-    bootstrap_interval,
+    bootstrap_intervals,
     direction_error_deg,
     fit_similarity,
     is_rigid,
@@ -162,21 +162,30 @@ def test_focal_error():
     assert relative_focal_error(np.diag([1.1, 1.1, 1]) @ K, K) == pytest.approx(0.1)
 
 
-def test_bootstrap_interval_holds_the_statistic_and_repeats():
+def test_bootstrap_intervals_hold_the_statistic_and_repeat():
     groups = [np.random.default_rng(2).uniform(0, 10, 30), np.random.default_rng(3).normal(5, 1, 9)]
-    interval = bootstrap_interval(groups, np.mean, resamples=300)
+    (interval,) = bootstrap_intervals(groups, np.mean, resamples=300)
     assert interval.low < np.mean([group.mean() for group in groups]) < interval.high
-    assert interval == bootstrap_interval(groups, np.mean, resamples=300)
-    wider = bootstrap_interval(groups, np.mean, resamples=300, level=0.99)
+    assert [interval] == bootstrap_intervals(groups, np.mean, resamples=300)
+    (wider,) = bootstrap_intervals(groups, np.mean, resamples=300, level=0.99)
     assert wider.low <= interval.low and wider.high >= interval.high
-    constant = bootstrap_interval([np.full(5, 2.0)], np.mean, resamples=20)
+    (constant,) = bootstrap_intervals([np.full(5, 2.0)], np.mean, resamples=20)
     assert (constant.low, constant.high) == (2.0, 2.0)
-    assert np.isnan(bootstrap_interval([], np.mean).low)
+    assert np.isnan(bootstrap_intervals([], np.mean)[0].low)
+
+
+def test_bootstrap_of_several_statistics_draws_them_together():
+    values = np.random.default_rng(5).normal(size=(40, 2))
+    both = bootstrap_intervals([values], lambda rows: rows.mean(axis=0), resamples=200)
+    for column, interval in enumerate(both):
+        (alone,) = bootstrap_intervals([values[:, column]], np.mean, resamples=200)
+        # a mean along an axis adds in another order: equal up to rounding
+        assert (interval.low, interval.high) == pytest.approx((alone.low, alone.high))
 
 
 def test_bootstrap_refuses_a_wrong_level():
     with pytest.raises(ValueError, match="between 0 and 1"):
-        bootstrap_interval([np.ones(3)], np.mean, level=95)
+        bootstrap_intervals([np.ones(3)], np.mean, level=95)
 
 
 def test_pose_metrics_agree_with_evalkit(evalkit):

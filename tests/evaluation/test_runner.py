@@ -83,6 +83,10 @@ def test_true_matches_score_one_and_failures_zero(eval_root):
     assert overall["true"].pose is not None and overall["true"].pose.auc[5.0] == 1
     assert overall["true"].auc_intervals[5.0].low == 1
     assert by_group(report, "high")["true"].pairs == 1
+    (difference,) = report.differences
+    assert (difference.method, difference.other) == ("true", "empty")
+    assert difference.auc[5.0] == 1 and difference.intervals[20.0].low == 1
+    assert "| true - empty | +100.0/+100.0/+100.0 |" in report.to_markdown()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from ..geometry.camera import Camera
 
-
 _FINER = 2  # the neighbours' descriptors are sampled at 1 / _FINER pixel
 
 

@@ -202,6 +202,8 @@ def _decode(
 ) -> None:
     """Decode every pair once and keep what the solvers need: matches, samples, focal lengths."""
     matched = road == "matches" and work.model.config.descriptor_dim > 0 and len(work.views) > 1
+    if options is None:  # more photos see each point more often, so each pair may be sparser
+        options = MatchingOptions(step=4 if len(work.views) <= 4 else 6)
     work.graph = MatchGraph(len(work.views)) if matched else None
     stage = "decode and match" if matched else "decode"
     with work.timed(stage), show.stage(stage, len(work.pairs)) as advance:
@@ -554,4 +556,17 @@ def _build_scene(
         scale="relative",
         report=report,
         tracks=solution.tracks,
+        min_confidence=_default_threshold(maps, report.settings["depth"]),
     )
+
+
+def _default_threshold(maps: dict[int, DepthMap], road: str) -> float:
+    """Confidence below which points are left out unless the user says otherwise.
+
+    Swept depths come with a vote of the other photos; those that got none are guesses. Where nearly
+    everything is a guess, guesses are shown rather than nothing.
+    """
+    if road != "sweep" or not maps:
+        return 1.0
+    confidence = np.concatenate([m.confidence.reshape(-1) for m in maps.values()])
+    return 1.5 if (confidence >= 1.5).mean() > 0.05 else 1.0

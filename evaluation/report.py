@@ -319,7 +319,7 @@ def describe_method(method: object) -> dict[str, object]:
     described.update(getattr(method, "description", {}))
     model = getattr(method, "model", None)
     if isinstance(model, TwoViewModel):
-        described["size"] = getattr(method, "size", None) or inference_size(model)
+        described.setdefault("size", getattr(method, "size", None) or inference_size(model))
     if isinstance(model, torch.nn.Module):
         described["parameters"] = sum(p.numel() for p in model.parameters())
         described["weights_sha256"] = hash_weights(model)

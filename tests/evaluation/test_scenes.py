@@ -209,6 +209,7 @@ def test_a_checkpoint_is_described_by_its_weights():
     said = describe_method(SceneMethod(model, depth="pointmaps"))
     assert said["depth"] == "pointmaps" and said["size"] == 384
     assert len(str(said["weights_sha256"])) == 64
+    assert describe_method(SceneMethod(model, size=256))["size"] == "256"
     assert said["weights_sha256"] == describe_method(SceneMethod(model))["weights_sha256"]
     next(model.parameters()).data.add_(1)
     assert said["weights_sha256"] != describe_method(SceneMethod(model))["weights_sha256"]

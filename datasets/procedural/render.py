@@ -23,7 +23,6 @@ def render(
     width: int,
     *,
     shadows: bool = True,
-    samples: Literal[1, 4] = 1,
     kernel: Kernel = "auto",
 ) -> RenderedViews:
     """Render V views of each scene.
@@ -36,8 +35,6 @@ def render(
         height: of the views in pixels.
         width: of the views in pixels.
         shadows: cast one shadow ray a pixel (sun outdoors, lamp indoors).
-        samples: colours a pixel averages; 4 smooths edges and costs five times as much. Depth and
-            surface numbers are always those of the pixel centre.
         kernel: "auto" takes triton on CUDA, numba on a CPU that has it, torch otherwise.
 
     Returns:
@@ -45,8 +42,8 @@ def render(
         surface numbers have the same bits whatever the kernel.
 
     Raises:
-        ValueError: if shapes do not match, a texture number is out of range, or `samples` or
-            `kernel` is unknown.
+        ValueError: if shapes do not match, a texture number is out of range, or `kernel` is
+            unknown.
         TypeError: if a field of the scene has another dtype than it should.
         ImportError: if the named kernel needs a package that is missing.
     """
@@ -59,8 +56,6 @@ def render(
         )
     if height < 1 or width < 1:
         raise ValueError(f"height and width must be positive, got {height}x{width}")
-    if samples not in (1, 4):
-        raise ValueError(f"samples must be 1 or 4, got {samples}")
     kernel = _choose(kernel, scene.device)
     packed, views = pack_scene(scene), pack_views(scene, K.float(), world_from_cam.float())
     if kernel != "triton":  # a check on the GPU would make the host wait
@@ -77,11 +72,6 @@ def render(
     else:
         from .render_torch import render_torch as run
     rgb, depth, surface_id, inside = run(packed, views, textures, height, width, shadows)
-    if samples == 4:
-        finer = torch.tensor([[2.0, 1, 2], [1, 2, 2], [1, 1, 1]], device=K.device)
-        views = pack_views(scene, K.float() * finer, world_from_cam.float())
-        rgb = run(packed, views, textures, 2 * height, 2 * width, shadows)[0]
-        rgb = rgb.view(*expected, height, 2, width, 2, 3).mean((3, 5))
     shape = (*expected, height, width)
     return RenderedViews(
         rgb.view(*shape, 3), depth.view(shape), surface_id.view(shape), inside.reshape(shape)

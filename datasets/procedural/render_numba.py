@@ -561,44 +561,75 @@ def _surfaces(buf, solids, materials, rest, waves, view, count):
 
 
 @_fast
-def _bilinear(packed, size, offsets, tile, u, v, level):
-    """Sample one level; linear r, g, b and their mean."""
+def _corners(size, offsets, tile, u, v, level):
+    """First texel of the two rows, the two columns, and the position between them."""
     side = size >> level
     mask, base = side - 1, offsets[level] + np.int64(tile) * side * side
     x, y = (u - np.floor(u)) * _F(side) - _HALF, (v - np.floor(v)) * _F(side) - _HALF
     x0, y0 = np.floor(x), np.floor(y)
-    fx, fy = x - x0, y - y0
-    ix, iy = int(x0), int(y0)
+    ix, iy = np.int64(x0), np.int64(y0)
     row0, row1 = base + (iy & mask) * side, base + ((iy + 1) & mask) * side
-    column0, column1 = ix & mask, (ix + 1) & mask
-    r, g, b, m = _ZERO, _ZERO, _ZERO, _ZERO
-    for corner in range(4):
-        row = row0 if corner < 2 else row1
-        column = column0 if corner % 2 == 0 else column1
-        weight = ((_ONE - fx) if corner % 2 == 0 else fx) * ((_ONE - fy) if corner < 2 else fy)
-        texel = packed[row + column]
-        r0, g0 = _F(texel & 255), _F((texel >> 8) & 255)
-        b0, m0 = _F((texel >> 16) & 255), _F((texel >> 24) & 255)
-        r += weight * r0 * r0
-        g += weight * g0 * g0
-        b += weight * b0 * b0
-        m += weight * m0 * m0
-    scale = _F(1.0 / 65025.0)
-    return r * scale, g * scale, b * scale, m * scale
+    return row0, row1, ix & mask, (ix + 1) & mask, x - x0, y - y0
 
 
 @_fast
-def _trilinear(packed, size, offsets, tile, u, v, lod):
-    deepest = _F(offsets.shape[0] - 1)
-    lod = min(max(lod, _ZERO), deepest)
-    level = int(lod)
-    blend = lod - _F(level)
-    r, g, b, m = _bilinear(packed, size, offsets, tile, u, v, level)
+def _bilinear_rgb(packed, size, offsets, tile, u, v, level):
+    """Sample one level; 65025 times linear r, g, b."""
+    row0, row1, column0, column1, fx, fy = _corners(size, offsets, tile, u, v, level)
+    a, b = packed[row0 + column0], packed[row0 + column1]
+    c, d = packed[row1 + column0], packed[row1 + column1]
+    wa, wb = (_ONE - fx) * (_ONE - fy), fx * (_ONE - fy)
+    wc, wd = (_ONE - fx) * fy, fx * fy
+    red = wa * _F((a & 255) ** 2) + wb * _F((b & 255) ** 2)
+    red += wc * _F((c & 255) ** 2) + wd * _F((d & 255) ** 2)
+    a, b, c, d = a >> 8, b >> 8, c >> 8, d >> 8
+    green = wa * _F((a & 255) ** 2) + wb * _F((b & 255) ** 2)
+    green += wc * _F((c & 255) ** 2) + wd * _F((d & 255) ** 2)
+    a, b, c, d = a >> 8, b >> 8, c >> 8, d >> 8
+    blue = wa * _F((a & 255) ** 2) + wb * _F((b & 255) ** 2)
+    blue += wc * _F((c & 255) ** 2) + wd * _F((d & 255) ** 2)
+    return red, green, blue
+
+
+@_fast
+def _bilinear_mean(packed, size, offsets, tile, u, v, level):
+    """Sample one level; 65025 times the mean of the channels."""
+    row0, row1, column0, column1, fx, fy = _corners(size, offsets, tile, u, v, level)
+    a = _F(((packed[row0 + column0] >> 24) & 255) ** 2)
+    b = _F(((packed[row0 + column1] >> 24) & 255) ** 2)
+    c = _F(((packed[row1 + column0] >> 24) & 255) ** 2)
+    d = _F(((packed[row1 + column1] >> 24) & 255) ** 2)
+    top, bottom = a + (b - a) * fx, c + (d - c) * fx
+    return top + (bottom - top) * fy
+
+
+@_fast
+def _levels(offsets, lod):
+    """The finer of the two mip levels to mix, and the share of the coarser."""
+    lod = min(max(lod, _ZERO), _F(offsets.shape[0] - 1))
+    level = np.int64(lod)
+    return level, lod - _F(level)
+
+
+@_fast
+def _sample_rgb(packed, size, offsets, tile, u, v, lod):
+    level, blend = _levels(offsets, lod)
+    r, g, b = _bilinear_rgb(packed, size, offsets, tile, u, v, level)
     if blend > _F(1e-3):
-        r1, g1, b1, m1 = _bilinear(packed, size, offsets, tile, u, v, level + 1)
-        r, g = r + (r1 - r) * blend, g + (g1 - g) * blend
-        b, m = b + (b1 - b) * blend, m + (m1 - m) * blend
-    return r, g, b, m
+        r1, g1, b1 = _bilinear_rgb(packed, size, offsets, tile, u, v, level + 1)
+        r, g, b = r + (r1 - r) * blend, g + (g1 - g) * blend, b + (b1 - b) * blend
+    scale = _F(1.0 / 65025.0)
+    return r * scale, g * scale, b * scale
+
+
+@_fast
+def _sample_mean(packed, size, offsets, tile, u, v, lod):
+    level, blend = _levels(offsets, lod)
+    mean = _bilinear_mean(packed, size, offsets, tile, u, v, level)
+    if blend > _F(1e-3):
+        coarse = _bilinear_mean(packed, size, offsets, tile, u, v, level + 1)
+        mean += (coarse - mean) * blend
+    return mean * _F(1.0 / 65025.0)
 
 
 @_fast
@@ -614,9 +645,7 @@ def _shade(buf, rgb, pixels, count, materials, textures, rest, view, packed, siz
             weight = math.sqrt(min(max(dz, _ZERO), _ONE))
             stretch = _F(0.6) / (abs(dz) + _QUARTER)
             tile = int(rest[pk.G_SKY_TEXTURE])
-            _, _, _, mean = _trilinear(
-                packed, size, offsets, tile, dx * stretch, dy * stretch, _TWO
-            )
+            mean = _sample_mean(packed, size, offsets, tile, dx * stretch, dy * stretch, _TWO)
             gain = _F(0.8) + _HALF * mean
             for c in range(3):
                 horizon, zenith = rest[pk.G_HORIZON + c], rest[pk.G_ZENITH + c]
@@ -646,12 +675,12 @@ def _shade(buf, rgb, pixels, count, materials, textures, rest, view, packed, siz
         lod = math.log(max(footprint, _F(1e-3))) * _F(1.4426950408889634)
         shift = _F(7.31) * _F(group) + _F(3.57) * buf[_SIDE_ROW + i]
         offset_u, offset_v = material[pk.M_OFFSET], material[pk.M_OFFSET + 1]
-        r, g, b, _ = _trilinear(
+        r, g, b = _sample_rgb(
             packed, size, offsets, tile, u + offset_u + shift, v + offset_v + shift, lod
         )
         u2 = (_F(0.8) * u - _F(0.6) * v) * _F(0.27) - offset_u + shift
         v2 = (_F(0.6) * u + _F(0.8) * v) * _F(0.27) - offset_v + shift
-        _, _, _, mean = _trilinear(packed, size, offsets, second_tile, u2, v2, lod - _F(1.889))
+        mean = _sample_mean(packed, size, offsets, second_tile, u2, v2, lod - _F(1.889))
         layer = _F(0.62) + _F(0.76) * mean
 
         lx, ly, lz = (

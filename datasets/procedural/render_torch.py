@@ -294,7 +294,9 @@ def _gather(table: Tensor, surface_id: Tensor) -> Tensor:
     return table[scene, surface_id.long()]
 
 
-def _surface(packed: PackedScene, scenes: _Scenes, origin: Vec, direction: Vec, hits: _Hits):
+def _surface(
+    packed: PackedScene, scenes: _Scenes, origin: Vec, direction: Vec, hits: _Hits
+) -> _Surface:
     """Derive position and normal; same bits in every kernel, since the shadow ray starts here."""
     num_solids = len(scenes.solids)
     t = torch.where(hits.surface_id >= 0, hits.t, 0.0)

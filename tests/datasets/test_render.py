@@ -367,20 +367,6 @@ def test_cast_does_not_depend_on_the_length_of_directions():
     assert torch.allclose(t[seen], t8[seen] * 8, rtol=1e-5)
 
 
-@needs_numba
-def test_numba_averages_four_samples():
-    scene, table = random_scene(4, 2, 1), random_table()
-    K, world_from_cam = ring_cameras(7, 2, 1, 16, 16)
-    finer = K.clone()
-    finer[..., :2, :] *= 2
-    once = render(scene, table, K, world_from_cam, 16, 16, kernel="numba")
-    four = render(scene, table, K, world_from_cam, 16, 16, samples=4, kernel="numba")
-    fine = render(scene, table, finer, world_from_cam, 32, 32, kernel="numba")
-    assert torch.equal(four.depth, once.depth)
-    blocks = fine.rgb.unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2))
-    assert torch.allclose(four.rgb, blocks, atol=1e-6)
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 def test_triton_interpreted_repeats_the_reference():
@@ -432,8 +418,6 @@ def test_render_rejects_bad_arguments(monkeypatch):
         render(scene, table, K[:, 0], pose, 4, 4, kernel="torch")
     with pytest.raises(ValueError, match="positive"):
         render(scene, table, K, pose, 0, 4, kernel="torch")
-    with pytest.raises(ValueError, match="samples must be"):
-        render(scene, table, K, pose, 4, 4, samples=2, kernel="torch")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="kernel must be one of"):
         render(scene, table, K, pose, 4, 4, kernel="cuda")  # type: ignore[arg-type]
     wrong = dataclasses.replace(scene, sky_texture=torch.ones(1, dtype=torch.int32))

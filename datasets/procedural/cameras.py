@@ -206,10 +206,8 @@ def _first_view(rng: SceneRandom, layout: Layout, probe: _Probe, options: Camera
     unit = layout.unit_m[:, None]
     seen = (depth < FAR_M).float().mean(-1)
     close = (depth < 0.3 * unit[..., None]).float().mean(-1)
-    ordered = surface.sort(-1).values
-    different = (ordered[..., 1:] != ordered[..., :-1]).sum(-1).float()
     bad = inside.any(-1) | (close > 0.25) | (seen < 0.5)
-    score = different.clamp(max=9.0) + rng.uniform(0.0, 6.0, C) - 100.0 * bad
+    score = _distinct(surface).clamp(max=9.0) + rng.uniform(0.0, 6.0, C) - 100.0 * bad
     best = score.argmax(1)
     return _View(
         probe.K[:, 0],
@@ -247,7 +245,7 @@ def _next_view(
     forth = visible.float().sum(-1) / seen.float().sum(-1, keepdim=True).clamp_min(1.0)
 
     # from the candidate to the reference, by the reference's probing depths
-    direction, depth, _, inside2 = probe.look(v, position, rotation)
+    direction, depth, surface, inside2 = probe.look(v, position, rotation)
     own = depth < FAR_M
     own_points = position[:, :, None] + direction * depth.clamp(max=FAR_M)[..., None]
     offset = own_points - reference.position[:, None, None]
@@ -264,7 +262,8 @@ def _next_view(
     bad = inside.any(-1) | inside2.any(-1) | (close > 0.25) | (own.float().mean(-1) < 0.45)
     low, high = options.overlap
     outside = (overlap < 0.8 * low) | (overlap > high + 0.15 * (1.0 - high))
-    score = -(overlap - target).abs() - 2.0 * outside - 100.0 * bad
+    richness = 0.01 * _distinct(surface).clamp(max=8.0)  # blank walls teach little
+    score = richness - (overlap - target).abs() - 2.0 * outside - 100.0 * bad
     best = score.argmax(1)
     return _View(
         probe.K[:, v],
@@ -336,6 +335,12 @@ def _moves(
     aim = torch.where(keep, f + rng.normal(C, 3) * 0.08, aim)
     aim = torch.where(move == 3, swung, aim)
     return position, look_along(aim, _roll(rng, C, 0.03))
+
+
+def _distinct(surface: Tensor) -> Tensor:
+    """Count the changes of surface ids in sorted order: how much there is to see."""
+    ordered = surface.sort(-1).values
+    return (ordered[..., 1:] != ordered[..., :-1]).sum(-1).float()
 
 
 def _keep_in_bounds(scene: SceneBatch, position: Tensor, unit: Tensor) -> Tensor:

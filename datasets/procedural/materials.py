@@ -86,15 +86,16 @@ def _surfaces(
     same_walls = rng.chance(0.6, 1)
     texture[:, P, 1] = torch.where(same_walls[:, 0], texture[:, P, 0], texture[:, P, 1])
 
-    # tile sizes follow the object; large surfaces show one photograph or a few tiles
+    # tile sizes follow the object; large surfaces show one photograph or several tiles. Larger
+    # ones would lack detail: a tile has 128 to 256 texels, and cameras come close.
     extent = of_owner(layout.objects.half_size.amax(-1))
     part = solids.half_size.amax(-1)
     size = torch.where(rng.chance(0.5, P), extent, part.clamp_min(1e-2))
-    size = size * rng.log_uniform(0.5, 2.4, P)
+    size = size * rng.log_uniform(0.35, 1.9, P)
     large = of_owner(layout.objects.large)
-    size = torch.where(large, extent * rng.log_uniform(0.35, 2.6, P), size).clamp_min(0.02)
-    room = layout.room_half_size.amax(-1, keepdim=True) * rng.log_uniform(0.35, 2.4, 1)
-    ground = layout.unit_m[:, None] * rng.log_uniform(0.8, 6.0, 1)
+    size = torch.where(large, extent * rng.log_uniform(0.3, 1.7, P), size).clamp_min(0.02)
+    room = layout.room_half_size.amax(-1, keepdim=True) * rng.log_uniform(0.3, 1.5, 1)
+    ground = layout.unit_m[:, None] * rng.log_uniform(0.6, 4.0, 1)
     size = torch.cat([size, room, ground], 1)[..., None] * rng.log_uniform(0.85, 1.18, M, 4)
 
     # albedo = texture * gain + bias: mostly faithful, some plain, few strongly coloured

@@ -39,7 +39,7 @@ class PhotometricOptions:
     """How often the less usual effects happen (probabilities for a view, `grey` for a scene)."""
 
     motion_blur: float = 0.12
-    low_resolution: float = 0.12
+    low_resolution: float = 0.08
     sharpened: float = 0.3
     jpeg: float = 0.8
     grey: float = 0.06
@@ -90,7 +90,7 @@ class _Shots:
             gamma=1.0 / (2.2 * rng.uniform(0.85, 1.15, V)),
             contrast=rng.uniform(-0.35, 0.9, V),
             halved=rng.chance(options.low_resolution, V),
-            sigma_px=rng.uniform(0.25, 0.75, V) * (0.7 + 0.3 * short_side / 224.0),
+            sigma_px=rng.uniform(0.15, 0.65, V) * (0.7 + 0.3 * short_side / 224.0),
             moved=rng.chance(options.motion_blur, V),
             angle_rad=rng.uniform(0.0, math.pi, V),
             length_px=rng.uniform(0.8, 2.2, V),

@@ -53,7 +53,8 @@ class SceneRandom:
         """Make the streams of scenes `indices` of the data set `seed`."""
         indices = indices.to(torch.int64)
         seed_low, seed_high = seed & _MASK32, (seed >> 32) & _MASK32
-        low = hash32((indices & _MASK32) ^ int(hash32(torch.tensor(seed_low ^ 0x3C6EF372))))
+        salt = hash32(torch.full_like(indices, seed_low ^ 0x3C6EF372))
+        low = hash32((indices & _MASK32) ^ salt)
         high = hash32(((indices >> 32) & _MASK32) ^ seed_high ^ 0x5BE0CD19)
         low = hash32((low + high * 3) & _MASK32)
         high = hash32((high ^ low ^ seed_low ^ 0x1F83D9AB) & _MASK32)

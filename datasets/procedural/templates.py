@@ -328,14 +328,15 @@ UPRIGHT_ROUND = ("cylinder", "cone", "ball", "round_table", "floor_lamp", "hangi
 """Templates whose two horizontal half sizes should be equal."""
 
 
-@lru_cache(maxsize=1)
-def _table() -> Float[Tensor, "t p 8"]:
+@lru_cache(maxsize=4)
+def _table(device: torch.device) -> Float[Tensor, "t p 8"]:
     """All templates as one tensor; the last column says whether the part exists."""
-    table = torch.zeros(len(NAMES), MAX_PARTS, 8)
-    for i, parts in enumerate(TEMPLATES.values()):
-        for j, part in enumerate(parts):
-            table[i, j] = torch.tensor((*part, 1.0))
-    return table
+    absent = (0.0,) * 8
+    rows = [
+        [(*part, 1.0) for part in parts] + [absent] * (MAX_PARTS - len(parts))
+        for parts in TEMPLATES.values()
+    ]
+    return torch.tensor(rows, device=device)
 
 
 def usual_half_size(template: Int[Tensor, "*shape"], default_m: float) -> Float[Tensor, "*shape 3"]:
@@ -346,9 +347,7 @@ def usual_half_size(template: Int[Tensor, "*shape"], default_m: float) -> Float[
 
 def is_one_of(template: Int[Tensor, "*shape"], names: tuple[str, ...]) -> Bool[Tensor, "*shape"]:
     """Tell which entries are one of the named templates."""
-    lookup = torch.zeros(len(NAMES), dtype=torch.bool)
-    lookup[[INDEX[name] for name in names]] = True
-    return lookup.to(template.device)[template]
+    return torch.tensor([name in names for name in NAMES], device=template.device)[template]
 
 
 def pick_templates(
@@ -395,8 +394,7 @@ class Solids:
 
 def expand(rng: SceneRandom, objects: Objects, num_solids: int) -> Solids:
     """Replace objects by their parts, packed into `num_solids` slots; late parts may be dropped."""
-    table = _table().to(objects.template.device)
-    parts = table[objects.template]  # (B, N, MAX_PARTS, 8)
+    parts = _table(objects.template.device)[objects.template]  # (B, N, MAX_PARTS, 8)
     B, N = objects.template.shape
     exists = (parts[..., 7] > 0) & objects.active[..., None]
     slot = torch.argsort((~exists).flatten(1).to(torch.uint8), dim=1, stable=True)[:, :num_solids]

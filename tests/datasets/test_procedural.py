@@ -1,12 +1,13 @@
 """The scene generator: reproducible scenes, exact geometry, wanted overlap."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
-from weav3r.datasets.procedural import cameras, placement, templates
+from weav3r.datasets.procedural import cameras, generator, placement, templates
 from weav3r.datasets.procedural.generator import ProceduralScenes
 from weav3r.datasets.procedural.layout import draw_layouts
 from weav3r.datasets.procedural.rng import SceneRandom
@@ -149,6 +150,25 @@ def test_light_changes_in_some_scenes_only(bank: TextureBank) -> None:
         scene, _ = scenes.stage(SceneRandom.from_indices(0, torch.arange(8)))
         moved = (scene.sun_direction[:, 0] != scene.sun_direction[:, 1]).any(-1)
         assert moved.float().mean() == expected
+
+
+def test_every_tensor_is_made_on_the_device_asked_for(
+    scenes: ProceduralScenes, batch: ViewBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With another default device, a forgotten `device=` would mix two devices and raise."""
+
+    def on_cpu(function: Callable) -> Callable:
+        def wrapped(*args, **kwargs):
+            with torch.device("cpu"):
+                return function(*args, **kwargs)
+
+        return wrapped
+
+    for name in ("render", "cast"):
+        monkeypatch.setattr(generator, name, on_cpu(getattr(generator, name)))
+    with torch.device("meta"):
+        again = scenes.batch(0, 48)
+    assert torch.equal(again.images, batch.images)
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,13 @@ class ModelConfig:
             )
         if self.two_confidences and self.descriptor_mode is None:
             raise ValueError("two_confidences needs a descriptor head and a confidence mode")
+        if self.descriptor_head == "local" and self.patch_size % 8:
+            raise ValueError(
+                "the local descriptor head needs a patch_size that is a multiple of 8, "
+                f"got {self.patch_size}"
+            )
+        if self.point_head == "dpt" and self.patch_size != 16:
+            raise ValueError(f"the dpt head needs patch_size=16, got {self.patch_size}")
         hooks = self.hooks
         if self.point_head == "dpt" and not (0 <= hooks[0] and hooks[3] <= self.decoder_depth):
             raise ValueError(

@@ -252,6 +252,9 @@ def _quantise_rows(value: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _find_weights(source: str | Path) -> Path:
+    bundled = bundled_weights(source) if isinstance(source, str) and source in PRESETS else None
+    if bundled is not None:
+        return bundled
     path = Path(source)
     if path.is_dir():
         file = path / WEIGHTS_FILE
@@ -265,10 +268,7 @@ def _find_weights(source: str | Path) -> Path:
                 f"{WEIGHTS_FILE}, not {path.suffix or 'files without a suffix'}"
             )
         return path
-    bundled = bundled_weights(str(source)) if str(source) in PRESETS else None
-    if bundled is not None:
-        return bundled
-    if str(source) in PRESETS:
+    if source in PRESETS:
         raise FileNotFoundError(
             f"no weights for preset {source!r} come with this installation; pass the path of its "
             f".safetensors file. Presets: {', '.join(PRESETS)}"

@@ -75,22 +75,18 @@ class TwoViewModel(nn.Module):
             channels = config.descriptor_dim + config.two_confidences
             self.local_pyramid = LocalPyramid(config.local_dims)
             self.local_decoder = LocalDecoder(config.local_dims, channels)
-            for module in (self.local_pyramid, self.local_decoder):
-                init_local_(module)
-                module.to(memory_format=torch.channels_last)  # pyright: ignore
+            init_local_(self.local_pyramid)
+            init_local_(self.local_decoder)
             init_transformer_(self.downstream_head1)
             init_transformer_(self.downstream_head2)
-        self._freeze()
+        if config.freeze == "encoder":  # not its last norm, as in the published training
+            self.patch_embed.requires_grad_(False)
+            self.enc_blocks.requires_grad_(False)
 
     @property
     def device(self) -> torch.device:
         """Where the parameters live."""
         return self.mask_token.device
-
-    def _freeze(self) -> None:
-        if self.config.freeze == "encoder":
-            self.patch_embed.requires_grad_(False)
-            self.enc_blocks.requires_grad_(False)
 
     def encode(self, images: Tensor, true_shape: Tensor | None = None) -> EncodedImages:
         """Encode images, once for all the pairs they are part of.

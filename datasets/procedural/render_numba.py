@@ -835,7 +835,7 @@ def render_numba(
     rgb, depth = torch.empty(*shape, 3), torch.empty(shape)
     surface_id = torch.empty(shape, dtype=torch.int32)
     inside = torch.empty(shape[:2], dtype=torch.bool)
-    _render_views(
+    arguments = [
         *_arrays(packed.solids, packed.materials, packed.textures, packed.globals, packed.waves),
         *_arrays(views, textures.packed),
         textures.size,
@@ -844,7 +844,8 @@ def render_numba(
         width,
         shadows,
         *_arrays(rgb, depth, surface_id, inside),
-    )
+    ]
+    _render_views(*arguments)
     return rgb, depth, surface_id, inside[..., None].expand(shape)
 
 

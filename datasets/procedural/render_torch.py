@@ -7,6 +7,7 @@ comparisons in a fixed order, so the other kernels can repeat it to the last bit
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,13 +17,13 @@ from . import _packed as pk
 from ._packed import PackedScene
 from .scene import NO_HIT, TextureTable, wave
 
-Vec = tuple[Tensor, Tensor, Tensor]
+Vec = Sequence[Tensor]
 
 
 # ------------------------------------------------------------------------------------- geometry
 
 
-def _dot(a: Vec | list[Tensor], b: Vec | list[Tensor]) -> Tensor:
+def _dot(a: Vec, b: Vec) -> Tensor:
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
@@ -50,7 +51,7 @@ def _bounds(origin: Vec, direction: Vec, solid: list[Tensor]) -> _Bounds:
     offset = [origin[i] - solid[pk.S_CENTER + i] for i in range(3)]
     rows = [solid[3 * i : 3 * i + 3] for i in range(3)]
     o = [_dot(rows[i], offset) for i in range(3)]
-    d = [_away_from_zero(_dot(rows[i], list(direction))) for i in range(3)]
+    d = [_away_from_zero(_dot(rows[i], direction)) for i in range(3)]
     inverse = 1.0 / d[0]
     middle, half = -o[0] * inverse, inverse.abs()
     enter, leave = middle - half, middle + half
@@ -111,18 +112,17 @@ def _contains(origin: Vec, solid: list[Tensor]) -> Tensor:
 
 def _room_hit(origin: Vec, direction: Vec, rest: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Distance to the wall that ends the ray inside the room, and its axis."""
-    distance, axis_hit = None, None
+    walls = []
     for axis in range(3):
         d = _away_from_zero(direction[axis])
         offset = origin[axis] - rest[pk.G_ROOM_CENTER + axis]
-        wall = (rest[pk.G_ROOM_HALF + axis] - torch.where(d > 0, offset, -offset)) / d.abs()
-        if distance is None or axis_hit is None:
-            distance, axis_hit = wall, torch.zeros_like(wall, dtype=torch.int32)
-        else:
-            axis_hit = torch.where(wall < distance, axis, axis_hit)
-            distance = torch.minimum(distance, wall)
-    assert distance is not None and axis_hit is not None
-    open_top = (axis_hit == 2) & (d > 0) & ~(rest[pk.G_CEILING] > 0)
+        half = rest[pk.G_ROOM_HALF + axis]
+        walls.append((half - torch.where(d > 0, offset, -offset)) / d.abs())
+    axis_hit = torch.where(walls[1] < walls[0], 1, 0)
+    distance = torch.minimum(walls[0], walls[1])
+    axis_hit = torch.where(walls[2] < distance, 2, axis_hit).to(torch.int32)
+    distance = torch.minimum(distance, walls[2])
+    open_top = (axis_hit == 2) & (_away_from_zero(direction[2]) > 0) & ~(rest[pk.G_CEILING] > 0)
     seen = (rest[pk.G_INDOOR] > 0) & ~open_top & (distance > 0)
     return torch.where(seen, distance, NO_HIT), axis_hit
 
@@ -329,7 +329,7 @@ def _surface(
         normal[j] = torch.where(is_ground, ground_normal[j], torch.where(is_room, wall, normal[j]))
     scale = 1.0 / _sqrt(_dot(normal, normal))
     normal = [n * scale for n in normal]
-    backwards = _dot(normal, list(direction)) > 0
+    backwards = _dot(normal, direction) > 0
     normal = [torch.where(backwards, -n, n) for n in normal]
 
     half = _gather(packed.materials, hits.surface_id.clamp(min=0))
@@ -347,7 +347,7 @@ def _surface(
     projection = torch.where(is_solid & (face > 3), dominant, projection)
     along = torch.where(face == 0, metric[0], torch.where(face == 1, metric[1], metric[2]))
     side = (along > 0) & (face < 3) & ~is_ground
-    return _Surface(x, tuple(normal), tuple(metric), projection, side)  # type: ignore[arg-type]
+    return _Surface(x, normal, metric, projection, side)
 
 
 # --------------------------------------------------------------------------------------- shading

@@ -314,9 +314,19 @@ def assert_same_views(
 ):
     table = random_table()
     K, world_from_cam = ring_cameras(7, scene.batch_size, scene.num_views, height, width)
-    arguments = (scene, table, K, world_from_cam, height, width)
-    expected = render(*arguments, shadows=shadows, kernel="torch")
-    views = render(*arguments, shadows=shadows, kernel=kernel)  # type: ignore[arg-type]
+    expected, views = (
+        render(
+            scene,
+            table,
+            K,
+            world_from_cam,
+            height,
+            width,
+            shadows=shadows,
+            kernel=k,  # type: ignore[arg-type]
+        )
+        for k in ("torch", kernel)
+    )
     assert torch.equal(views.depth, expected.depth)
     assert torch.equal(views.surface_id, expected.surface_id)
     assert torch.equal(views.inside, expected.inside)
@@ -329,7 +339,7 @@ def assert_same_views(
 @pytest.mark.parametrize("size", [(32, 48), (21, 35)])
 @pytest.mark.parametrize("shadows", [True, False])
 def test_numba_repeats_the_reference(size, shadows):
-    assert_same_views("numba", random_scene(11, 4, 2), *size, shadows)
+    assert_same_views("numba", random_scene(11, 4, 2), size[0], size[1], shadows)
 
 
 @needs_numba

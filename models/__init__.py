@@ -3,7 +3,7 @@
 from .config import PRESETS, ConfidenceMode, ModelConfig
 from .loading import initialise_from_croco, load_model, resolve_device, save_checkpoint
 from .outputs import EncodedImages, PairPrediction, ViewPrediction
-from .registry import ModelInfo, available_models, model_info
+from .registry import ModelInfo, available_models, checkpoint_info, model_info
 from .two_view import TwoViewModel
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "TwoViewModel",
     "ViewPrediction",
     "available_models",
+    "checkpoint_info",
     "initialise_from_croco",
     "load_model",
     "model_info",

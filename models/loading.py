@@ -68,7 +68,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 
 def bundled_weights(name: str) -> Path | None:
     """Find the weights file that this installation ships for a preset, or None."""
-    file = resources.files(__package__).joinpath("weights", f"{name}.safetensors")
+    file = resources.files(__name__.rpartition(".")[0]).joinpath("weights", f"{name}.safetensors")
     path = Path(str(file))
     return path if path.is_file() else None
 
@@ -154,6 +154,24 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except SafetensorError as error:
         raise ValueError(f"{file} is not a readable safetensors file: {error}") from error
     return unpack_tensors(packed), metadata
+
+
+def read_header(source: str | Path) -> tuple[Path, ModelConfig, dict[str, str]]:
+    """Find a checkpoint, see `load_model`, and read what stands beside its weights.
+
+    Returns:
+        The weights file, the configuration and the text metadata.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_model`.
+    """
+    file = _find_weights(source)
+    try:
+        with safe_open(str(file), framework="pt", device="cpu") as handle:
+            metadata = dict(handle.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(f"{file} is not a readable safetensors file: {error}") from error
+    return file, _find_config(file, metadata), metadata
 
 
 def load_weights(

@@ -236,6 +236,22 @@ def evaluate(
     output.print(report.to_markdown(), highlight=False, markup=False)
 
 
+@app.command()
+def demo(
+    model: ModelOption = "weav3r-small",
+    device: DeviceOption = "auto",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 127.0.0.1 is reached from here only.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
+    open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the browser.")] = False,
+) -> None:
+    """Try the reconstruction on a page in the browser."""
+    from .demo.app import launch
+
+    launch(model, device=device, host=host, port=port, open_browser=open_)
+
+
 @data_app.command("sheet")
 def data_sheet(
     out: Annotated[Path, typer.Option("--output", "-o", help="Picture to write.")] = Path(
@@ -296,7 +312,7 @@ def models_list() -> None:
 
     table = Table("name", "parameters", "bundled", "licence")
     for m in available_models():
-        size = "-" if m.file_bytes is None else f"{m.file_bytes / 2**20:.1f} MiB"
+        size = "-" if m.bundled_bytes is None else f"{m.bundled_bytes / 2**20:.1f} MiB"
         table.add_row(m.name, f"{m.parameters / 1e6:.1f} M", size, m.licence)
     output.print(table)
 
@@ -306,9 +322,9 @@ def models_info(
     model: Annotated[str, typer.Argument(help="Preset name, folder or .safetensors file.")],
 ) -> None:
     """Show the configuration and metadata of a preset or checkpoint."""
-    from .models import model_info
+    from .models import checkpoint_info
 
-    output.print_json(data=model_info(model))
+    output.print_json(data=checkpoint_info(model))
 
 
 def _photos_or_example(photos: list[str] | None, example: str | None) -> Any:
@@ -342,8 +358,11 @@ def _fail(error: Exception, status: int) -> None:
     if os.environ.get("WEAV3R_DEBUG") == "1":
         raise error
     kind = "" if status == 2 else f"{type(error).__name__}: "
+    head, *items = (line.strip() for line in str(error).splitlines() or [""])
     console.print(f"[bold red]error:[/] {kind}", end="", highlight=False)
-    console.print(str(error), highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"{head} {'; '.join(items)}".strip(), highlight=False, markup=False, soft_wrap=True
+    )
     if status == 1:
         console.print("set WEAV3R_DEBUG=1 to see where", highlight=False)
     sys.exit(status)

@@ -1,0 +1,231 @@
+"""The command `weav3r`: what it says, writes and returns."""
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import weav3r
+from weav3r.cli import main
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Exit status and the two streams of a run."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """Run the command in this process, as the console script does."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("WEAV3R_DEBUG", raising=False)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["weav3r", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        return Outcome(int(stop.value.code or 0), captured.out, captured.err)
+
+    yield call
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_version(run: Run) -> None:
+    outcome = run("--version")
+    assert outcome == Outcome(0, f"weav3r {metadata.version('weav3r')}\n", "")
+
+
+def test_python_m_is_the_same_command() -> None:
+    code = [sys.executable, "-P", "-m", "weav3r", "--version"]
+    run = subprocess.run(code, capture_output=True, text=True, check=True)
+    assert run.stdout == f"weav3r {metadata.version('weav3r')}\n"
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_lists_the_commands(run: Run, flag: str) -> None:
+    outcome = run(flag)
+    assert outcome.status == 0
+    for name in ("reconstruct", "match", "examples", "train", "evaluate", "demo", "data", "models"):
+        assert name in outcome.out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("reconstruct",),
+        ("match",),
+        ("examples",),
+        ("train",),
+        ("evaluate",),
+        ("demo",),
+        ("data", "sheet"),
+        ("data", "textures"),
+        ("models", "list"),
+        ("models", "info"),
+    ],
+    ids=" ".join,
+)
+def test_every_command_explains_itself(run: Run, command: tuple[str, ...]) -> None:
+    outcome = run(*command, "--help")
+    assert outcome.status == 0
+    assert "Usage" in outcome.out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("reconstruct", "--nonsense"),
+        ("reconstruct", "--size", "many"),
+        ("match", "only-one.jpg"),
+        ("models", "nonsense"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_status_2(run: Run, arguments: tuple[str, ...]) -> None:
+    outcome = run(*arguments)
+    assert outcome.status == 2
+    assert outcome.out == ""
+    assert "Traceback" not in outcome.err
+
+
+def assert_one_line(outcome: Outcome, *parts: str) -> None:
+    """Status 2, silence on stdout, and one line on stderr that holds `parts`."""
+    assert (outcome.status, outcome.out) == (2, "")
+    (line,) = outcome.err.splitlines()
+    assert line.startswith("error: ")
+    for part in parts:
+        assert part in line
+
+
+def test_photos_or_an_example_not_both_and_not_neither(run: Run) -> None:
+    assert_one_line(run("reconstruct"), "give either photos", "--example NAME")
+    assert_one_line(run("reconstruct", "photos", "--example", "toy"), "give either photos")
+
+
+def test_an_unknown_example_names_the_known_ones(run: Run) -> None:
+    outcome = run("reconstruct", "--example", "louvain")
+    assert_one_line(outcome, "no example 'louvain'", *weav3r.example_photos())
+
+
+def test_a_missing_folder_is_named(run: Run, tmp_path: Path) -> None:
+    missing = tmp_path / "nowhere"
+    assert_one_line(run("reconstruct", missing, "-o", tmp_path / "scene.glb"), str(missing))
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail if the long work begins."""
+
+    def begin(*arguments: object, **options: object) -> None:
+        raise AssertionError("the work began before the arguments were checked")
+
+    monkeypatch.setattr(weav3r, "reconstruct", begin, raising=False)
+    monkeypatch.setattr(weav3r, "match", begin, raising=False)
+
+
+@pytest.mark.usefixtures("no_work")
+def test_an_unknown_suffix_fails_before_the_work(run: Run) -> None:
+    outcome = run("reconstruct", "--example", "toy", "-o", "scene.obj")
+    assert_one_line(outcome, "cannot tell the format of 'scene.obj'", ".glb")
+    outcome = run("match", "a.jpg", "b.jpg", "-o", "matches.txt")
+    assert_one_line(outcome, "matches.txt", ".npz, .csv or .png")
+
+
+@pytest.mark.usefixtures("no_work")
+def test_an_unknown_format_fails_before_the_work(run: Run) -> None:
+    outcome = run("reconstruct", "--example", "toy", "-o", "scene", "--format", "fbx")
+    assert_one_line(outcome, "unknown format 'fbx'", "colmap")
+
+
+def test_an_unknown_model_is_one_line(run: Run, tmp_path: Path) -> None:
+    outcome = run("reconstruct", "--example", "toy", "--model", "huge", "-o", tmp_path / "s.glb")
+    assert_one_line(outcome, "huge", "weav3r-small")
+
+
+def test_a_defect_is_status_1_and_says_how_to_see_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(weav3r, "example_photos", broken)
+    outcome = run("examples")
+    assert outcome.status == 1
+    assert outcome.err.splitlines()[0] == "error: RuntimeError: out of luck"
+    assert "WEAV3R_DEBUG=1" in outcome.err
+    monkeypatch.setenv("WEAV3R_DEBUG", "1")
+    monkeypatch.setattr(sys, "argv", ["weav3r", "examples"])
+    with pytest.raises(RuntimeError, match="out of luck"):
+        main()
+
+
+def test_examples_lists_names_and_folders(run: Run) -> None:
+    outcome = run("examples")
+    assert outcome.status == 0
+    for name, folder in weav3r.example_photos().items():
+        assert name in outcome.out
+        assert str(folder) in outcome.out.replace("\n", "")
+    assert outcome.out.count("2 photos") == 5
+
+
+def test_models_list_shows_the_bundled_checkpoint_and_its_licence(run: Run) -> None:
+    outcome = run("models", "list")
+    assert outcome.status == 0
+    (line,) = (row for row in outcome.out.splitlines() if "weav3r-small" in row)
+    assert "MiB" in line and "Apache-2.0" in line
+    assert "mast3r-512" in outcome.out
+
+
+def test_models_info_is_json(run: Run) -> None:
+    outcome = run("models", "info", "weav3r-small")
+    assert outcome.status == 0
+    assert "weav3r-small" in json.dumps(json.loads(outcome.out))
+
+
+def test_models_info_of_an_unknown_name_is_one_line(run: Run) -> None:
+    assert_one_line(run("models", "info", "nonsense"), "nonsense", "weav3r-small")
+
+
+def test_train_shows_a_resolved_recipe(run: Run) -> None:
+    outcome = run("train", "tiny-cpu", "--set", "data.scenes=3", "--print-config")
+    assert outcome.status == 0
+    assert json.loads(outcome.out)["data"]["scenes"] == 3
+
+
+def test_train_names_an_unknown_recipe(run: Run) -> None:
+    assert_one_line(run("train", "nonsense"), "nonsense", "tiny-cpu")
+
+
+def test_data_sheet_draws_a_picture(run: Run, tmp_path: Path) -> None:
+    picture = tmp_path / "sheet.png"
+    textures = tmp_path / "textures"
+    textures.mkdir()
+    for number in range(2):
+        Image.effect_noise((64, 64), 60 + number).convert("RGB").save(textures / f"{number}.png")
+    outcome = run(
+        *("data", "sheet", "-o", picture, "--count", 1, "--height", 32, "--width", 32),
+        *("--textures", textures),
+    )
+    assert (outcome.status, outcome.err) == (0, "")
+    assert outcome.out == f"wrote {picture}\n"
+    with Image.open(picture) as image:
+        assert min(image.size) >= 32

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from ..views import ViewBatch
 
+_CANDIDATES = 16
+
 
 @dataclass(frozen=True)
 class Correspondences:
@@ -68,6 +70,9 @@ def sample_correspondences(
 ) -> Correspondences:
     """Draw correspondences at random, no pixel of either view twice.
 
+    They are looked for among 16 times as many pixels (the same ones in every scene, at random), so
+    views that share less than about a tenth may give fewer valid ones than there are.
+
     Args:
         batch: B scenes.
         i: first view.
@@ -81,20 +86,15 @@ def sample_correspondences(
     B, (H, W), device = batch.batch_size, batch.size, batch.images.device
     if not 1 <= count <= H * W:
         raise ValueError(f"count must be between 1 and {H * W} (all pixels), got {count}")
-    pixels = torch.arange(H * W, device=device).expand(B, -1)
+    tried = min(H * W, max(_CANDIDATES * count, 4096))
+    order = torch.randperm(H * W, generator=generator, device=device)
+    pixels = order[:tried].expand(B, -1)
     xy, visible = _find(batch, i, j, pixels)
-    # shuffle with the covisible ones first; twice as many as wanted, as some are duplicates
-    draw = torch.rand(B, H * W, generator=generator, device=device)
-    wanted = min(H * W, 2 * count)
-    chosen = torch.topk(draw + visible, wanted, dim=1).indices  # (B, m)
-    xy2 = torch.gather(xy, 1, chosen[..., None].expand(-1, -1, 2))
-    valid = torch.gather(visible, 1, chosen)
-    valid = valid & _first_of_its_pixel(xy2, valid, H, W)
-    # drop the duplicates by moving the valid ones to the front
+    valid = visible & _first_of_its_pixel(xy, visible, H, W)
     front = torch.argsort((~valid).to(torch.uint8), dim=1, stable=True)[:, :count]
-    chosen, valid = torch.gather(chosen, 1, front), torch.gather(valid, 1, front)
-    xy2 = torch.gather(xy2, 1, front[..., None].expand(-1, -1, 2))
-    xy1 = torch.stack([chosen % W, chosen // W], -1).to(torch.float32) + 0.5
+    pixels, valid = torch.gather(pixels, 1, front), torch.gather(valid, 1, front)
+    xy2 = torch.gather(xy, 1, front[..., None].expand(-1, -1, 2))
+    xy1 = torch.stack([pixels % W, pixels // W], -1).to(torch.float32) + 0.5
     return Correspondences(xy1, torch.where(valid[..., None], xy2, 0.5), valid)
 
 

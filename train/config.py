@@ -30,6 +30,7 @@ class DataConfig:
     scenes: int = 4  # scenes per step and process
     views: int = 3  # views per scene, each encoded once
     pairs_per_scene: int = 3  # unordered pairs decoded per scene, at most
+    both_directions: bool = True  # decode (i, j) and (j, i); False: one of them, at random
     min_overlap: float = 0.1  # pairs below this covisibility (worse direction) are left out
     correspondences: int = 1024  # ground-truth matches drawn per ordered pair
     curriculum: tuple[OverlapStage, ...] = (OverlapStage(),)

@@ -36,8 +36,7 @@ class PairBatch:
 
     Attributes:
         images: all views, scene after scene, in [-1, 1].
-        first, second: view 1 and view 2 of the P ordered pairs, as rows of `images`; every pair
-            is there in both directions.
+        first, second: view 1 and view 2 of the P ordered pairs, as rows of `images`.
         targets: ground truth of these pairs.
         seeds: index of each scene in its stream.
         next_scene: stream position after this batch (of all processes).
@@ -151,7 +150,7 @@ def select_pairs(
     A batch without any such pair gives its best one, so a step is never empty.
 
     Returns:
-        At most `limit` pairs per scene on average, grouped by (i, j).
+        At most `limit` pairs per scene on average.
     """
     worse = torch.minimum(overlap, overlap.transpose(1, 2)).cpu().numpy()  # (B, V, V)
     B, V = worse.shape[:2]
@@ -159,30 +158,39 @@ def select_pairs(
     good = [p for p in every if worse[p] >= min_overlap] or [max(every, key=lambda p: worse[p])]
     if len(good) > limit * B:
         good = [good[k] for k in rng.choice(len(good), limit * B, replace=False)]
-    return sorted(good, key=lambda p: (p[1], p[2], p[0]))
+    return good
+
+
+def ordered_pairs(
+    pairs: list[tuple[int, int, int]], both: bool, rng: np.random.Generator
+) -> list[tuple[int, int, int]]:
+    """Return both directions of unordered pairs, or one at random, grouped by (i, j)."""
+    if both:
+        ordered = [p for b, i, j in pairs for p in ((b, i, j), (b, j, i))]
+    else:
+        swap = rng.random(len(pairs)) < 0.5
+        ordered = [(b, j, i) if s else (b, i, j) for s, (b, i, j) in zip(swap, pairs, strict=True)]
+    return sorted(ordered, key=lambda p: (p[1], p[2], p[0]))
 
 
 def make_pairs(
     views: ViewBatch, pairs: list[tuple[int, int, int]], correspondences: int, seed: int
 ) -> tuple[Tensor, Tensor, PairTargets]:
-    """Build the targets of both directions of the given pairs.
+    """Build the targets of ordered pairs (scene, i, j) that are grouped by (i, j).
 
     Returns:
-        Rows of view 1 and view 2 in `images.flatten(0, 1)` and the targets; all pairs in one
-        direction, then all in the other.
+        Rows of view 1 and view 2 in `images.flatten(0, 1)`, and the targets, in the same order.
     """
     device, V = views.images.device, views.images.shape[1]
     generator = torch.Generator(device=device).manual_seed(seed)
-    forward, backward, rows = [], [], []
+    targets, rows = [], []
     for (i, j), group in itertools.groupby(pairs, key=lambda p: p[1:]):
         scenes = torch.tensor([p[0] for p in group], device=device)
         subset = views.select(scenes)
-        forward.append(_ordered_targets(subset, i, j, correspondences, generator))
-        backward.append(_ordered_targets(subset, j, i, correspondences, generator))
+        targets.append(_ordered_targets(subset, i, j, correspondences, generator))
         rows.append(torch.stack([scenes * V + i, scenes * V + j]))
     first, second = torch.cat(rows, 1)
-    targets = _concatenate(forward + backward)
-    return torch.cat([first, second]), torch.cat([second, first]), targets
+    return first, second, _concatenate(targets)
 
 
 def _ordered_targets(
@@ -277,6 +285,7 @@ class PairStream:
         views = augment(views, config, rng)
         overlap = scene_overlap(views)
         pairs = select_pairs(overlap, config.min_overlap, config.pairs_per_scene, rng)
+        pairs = ordered_pairs(pairs, config.both_directions, rng)
         draw = int(rng.integers(2**31))
         first, second, targets = make_pairs(views, pairs, config.correspondences, draw)
         images = views.images.flatten(0, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import json
 import logging
@@ -118,7 +119,7 @@ class PairTraining(nn.Module):
 
 def build_model(recipe: Recipe) -> nn.Module:
     """Make the recipe's network, from its initial weights or from the seed."""
-    from ..models.config import PRESETS
+    from ..models.config import PRESETS, ModelConfig
     from ..models.loading import load_model
     from ..models.two_view import TwoViewModel
 
@@ -128,7 +129,8 @@ def build_model(recipe: Recipe) -> nn.Module:
         raise ValueError(f"unknown model {recipe.model!r}; presets: {', '.join(PRESETS)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return TwoViewModel(dataclasses.replace(PRESETS[recipe.model], **recipe.model_overrides))
+        config = PRESETS[recipe.model].to_dict() | recipe.model_overrides
+        return TwoViewModel(ModelConfig.from_dict(config))
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -208,6 +210,8 @@ class Trainer:
         if recipe.compile:
             self.model.encode = torch.compile(self.model.encode)  # type: ignore[method-assign]
         self.dtype = _dtype(recipe.optimizer.precision, self.device)
+        if self.device.type == "cpu":
+            _keep_freed_memory()
 
     def _procedural(self) -> SceneFactory:
         data = self.recipe.data
@@ -481,6 +485,19 @@ def _accelerator() -> Any:
         )
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(kwargs_handlers=[unused])
+
+
+def _keep_freed_memory() -> None:
+    """Ask glibc to reuse large freed blocks instead of returning them to the system.
+
+    Every step allocates the same large tensors; fresh pages for each cost up to a tenth of the
+    time of a step on a CPU core. Other C libraries are left alone.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def _device(name: str) -> torch.device:

@@ -74,15 +74,13 @@ def sample_map(maps: Float[Tensor, "p h w d"], xy: Float[Tensor, "p n 2"]) -> Te
     left, top = x0.long(), y0.long()
     right, bottom = (left + 1).clamp_max(W - 1), (top + 1).clamp_max(H - 1)
     first = torch.arange(P, device=maps.device)[:, None] * (H * W)
-    flat = maps.flatten(0, 2)
-
-    def read(row: Tensor, column: Tensor) -> Tensor:
-        index = first + row * W + column
-        return flat.index_select(0, index.flatten()).unflatten(0, index.shape)
-
-    upper = read(top, left) * (1 - fx) + read(top, right) * fx
-    lower = read(bottom, left) * (1 - fx) + read(bottom, right) * fx
-    return upper * (1 - fy) + lower * fy
+    corners = (top, left), (top, right), (bottom, left), (bottom, right)
+    index = torch.stack([first + row * W + column for row, column in corners])  # (4, P, n)
+    # one look-up for all corners: the backward pass of each fills a map of the full size
+    values = maps.flatten(0, 2).index_select(0, index.flatten()).unflatten(0, index.shape)
+    upper = torch.lerp(values[0], values[1], fx)
+    lower = torch.lerp(values[2], values[3], fx)
+    return torch.lerp(upper, lower, fy)
 
 
 def similarity_of_points(points1: Tensor, points2: Tensor) -> Float[Tensor, "p n m"]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 from weav3r.datasets.views import ViewBatch
+from weav3r.train.config import Recipe, recipe_from_dict
 
 
 @dataclass(frozen=True)
@@ -52,21 +55,51 @@ class FakeScenes:
         }
 
 
-def make_fake_scenes(
-    height: int, width: int, views: int, seed: int, overlap: tuple[float, float]
-) -> FakeScenes:
-    return FakeScenes(height, width, views, seed, overlap)
+@pytest.fixture
+def make_scenes() -> Callable[..., FakeScenes]:
+    """A source of scenes that costs nothing."""
+    return FakeScenes
 
 
-@dataclass(frozen=True)
-class FakeView:
-    pointmap: Tensor
-    confidence: Tensor
-    descriptors: Tensor | None = None
-    descriptor_confidence: Tensor | None = None
+TINY_MODEL = {
+    "encoder_dim": 32,
+    "encoder_depth": 1,
+    "encoder_heads": 2,
+    "decoder_dim": 32,
+    "decoder_depth": 1,
+    "decoder_heads": 2,
+    "local_dims": [8, 12, 16, 16],
+    "local_token_dim": 16,
+}
 
 
-@dataclass(frozen=True)
-class FakePair:
-    view1: FakeView
-    view2: FakeView
+@pytest.fixture
+def make_recipe() -> Callable[..., Recipe]:
+    """A recipe of seconds; keyword arguments replace whole groups' entries."""
+
+    def make(**groups) -> Recipe:
+        data = {
+            "model_overrides": TINY_MODEL,
+            "steps": 4,
+            "log_every": 2,
+            "tensorboard": False,
+            "data": {
+                "sizes": [[32, 48]],
+                "scenes": 2,
+                "views": 2,
+                "correspondences": 64,
+                "curriculum": [{"overlap": [0.3, 1.0]}],
+            },
+            "optimizer": {"warmup_steps": 2, "learning_rate": 1e-3},
+            "validation": {
+                "scenes": 0,
+                "mean_map_scenes": 2,
+                "every_minutes": None,
+                "queries": 64,
+            },
+        }
+        for key, value in groups.items():
+            data[key] = data[key] | value if isinstance(data.get(key), dict) else value
+        return recipe_from_dict(data)
+
+    return make

@@ -1,0 +1,207 @@
+"""The training loop: it learns, resumes to the bit, decays on a branch, and guards itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from weav3r.models.loading import load_model
+from weav3r.train.config import Recipe, load_recipe
+from weav3r.train.engine import (
+    CHECKPOINT,
+    Trainer,
+    build_model,
+    parameter_groups,
+    train,
+    write_atomically,
+)
+from weav3r.train.log import read_log
+
+
+def test_overfits_two_pairs(make_recipe, make_scenes, tmp_path) -> None:
+    recipe = make_recipe(
+        steps=50,
+        log_every=10,
+        data={"max_scenes": 2, "mirror": 0.0, "channel_permutation": 0.0, "color_jitter": 0.0},
+        optimizer={"learning_rate": 5e-3, "warmup_steps": 5},
+    )
+    result = train(recipe, output=tmp_path, device="cpu", make_scenes=make_scenes)
+    records = [r for r in read_log(tmp_path) if r["kind"] == "train"]
+    assert records[0]["e1"] > 0.2 and records[-1]["e1"] < 0.1
+    assert records[-1]["e2"] < 0.12
+    assert records[-1]["accuracy"] > 0.8
+    assert {"pairs_per_s", "data_share", "info_nce", "learning_rate"} <= set(records[-1])
+    assert result.step == 50 and result.weights.exists()
+    exported = load_model(result.weights, device="cpu")
+    assert exported.config == build_model(recipe).config
+
+
+def state(recipe: Recipe, folder) -> dict:
+    return torch.load(folder / CHECKPOINT, weights_only=True)
+
+
+def assert_same(a, b) -> None:
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            if key not in ("seconds", "recipe"):
+                assert_same(a[key], b[key])
+    elif isinstance(a, (list, tuple)):
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        assert a == b
+
+
+def test_resumed_run_equals_an_unbroken_one(make_recipe, make_scenes, tmp_path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    options = {"device": "cpu", "make_scenes": make_scenes}
+    recipe = make_recipe(steps=4, data={"sizes": [[32, 48], [48, 32]]})
+    train(recipe, output=whole, **options)
+    train(dataclasses.replace(recipe, steps=2), output=parts, **options)
+    result = train(recipe, output=parts, **options)
+    assert result.step == 4
+    assert_same(state(recipe, whole), state(recipe, parts))
+    exported = [load_model(f / "weights.safetensors", device="cpu") for f in (whole, parts)]
+    assert_same(*(m.state_dict() for m in exported))
+
+
+def test_decay_is_a_branch(make_recipe, make_scenes, tmp_path) -> None:
+    """The weights are those after the fall, the checkpoint the one before it."""
+    recipe = make_recipe(steps=8, log_every=1, optimizer={"decay_fraction": 0.5})
+    options = {"output": tmp_path, "device": "cpu", "make_scenes": make_scenes}
+    train(recipe, decay=True, **options)
+    rates = [r["learning_rate"] for r in read_log(tmp_path) if r["kind"] == "train"]
+    assert rates[3] == pytest.approx(1e-3) and rates[4] > rates[5] > rates[6] > rates[7]
+    assert state(recipe, tmp_path)["step"] == 4
+    exported = load_model(tmp_path / "weights.safetensors", device="cpu").state_dict()
+    stable = state(recipe, tmp_path)["ema"]["model"]
+    assert any((exported[k] - stable[k]).abs().max() > 1e-3 for k in stable)
+    assert train(dataclasses.replace(recipe, steps=5), **options).step == 5
+
+
+def test_minutes_end_a_slice(make_recipe, make_scenes, tmp_path) -> None:
+    recipe = make_recipe(steps=None)
+    options = {"output": tmp_path, "device": "cpu", "make_scenes": make_scenes}
+    first = train(recipe, minutes=0.01, **options)
+    second = train(recipe, minutes=0.01, **options)
+    assert 0 < first.step < second.step and first.seconds > 0.6
+    with pytest.raises(ValueError, match="training needs an end"):
+        train(recipe, **options)
+
+
+def test_signal_stops_cleanly(make_recipe, make_scenes, tmp_path) -> None:
+    class Interrupting:
+        def __init__(self, *args) -> None:
+            self.scenes = make_scenes(*args)
+
+        def batch(self, start: int, count: int):
+            if start == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return self.scenes.batch(start, count)
+
+    before = signal.getsignal(signal.SIGTERM)
+    result = train(make_recipe(steps=50), output=tmp_path, device="cpu", make_scenes=Interrupting)
+    assert result.step == 3 and (tmp_path / CHECKPOINT).exists()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def trainer_with_bad_gradients(make_recipe, make_scenes, tmp_path, **optimizer) -> Trainer:
+    trainer = Trainer(make_recipe(optimizer=optimizer), tmp_path, "cpu", make_scenes)
+    trainer.model.decoder_embed.weight.register_hook(lambda g: g * torch.nan)
+    return trainer
+
+
+def test_bad_gradients_are_skipped_and_named(make_recipe, make_scenes, tmp_path, caplog) -> None:
+    trainer = trainer_with_bad_gradients(make_recipe, make_scenes, tmp_path, max_skipped=2)
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    with caplog.at_level(logging.WARNING):
+        trainer.train_step(trainer.stream.batch(0), 1e-3)
+    assert "scenes [0, 1] of seed 0 at 32x48" in caplog.text
+    assert_same(trainer.model.state_dict(), before)
+    assert trainer.step == 1 and trainer.next_scene == 2
+    with pytest.raises(FloatingPointError, match="2 gradients in a row were not finite"):
+        trainer.train_step(trainer.stream.batch(2), 1e-3)
+
+
+def test_other_network_is_refused(make_recipe, make_scenes, tmp_path) -> None:
+    recipe = make_recipe(steps=1)
+    train(recipe, output=tmp_path, device="cpu", make_scenes=make_scenes)
+    other = dataclasses.replace(recipe, model_overrides={"encoder_dim": 64})
+    with pytest.raises(ValueError, match="holds a run with model_overrides="):
+        train(other, output=tmp_path, device="cpu", make_scenes=make_scenes)
+    torch.save({"format": 99}, tmp_path / CHECKPOINT)
+    with pytest.raises(ValueError, match="another version"):
+        train(recipe, output=tmp_path, device="cpu", make_scenes=make_scenes)
+
+
+def test_starting_afresh_warns(make_recipe, make_scenes, tmp_path, caplog) -> None:
+    options = {"output": tmp_path, "device": "cpu", "make_scenes": make_scenes}
+    train(make_recipe(steps=2), **options)
+    assert train(make_recipe(steps=1), resume=False, **options).step == 1
+    assert "starting afresh" in caplog.text
+
+
+def test_new_learning_rate_applies_to_a_resumed_run(make_recipe, make_scenes, tmp_path) -> None:
+    options = {"output": tmp_path, "device": "cpu", "make_scenes": make_scenes}
+    train(make_recipe(steps=2), **options)
+    changed = make_recipe(steps=4, optimizer={"learning_rate": 5e-4, "weight_decay": 0.1})
+    trainer = Trainer(changed, tmp_path, "cpu", make_scenes)
+    assert trainer.load()
+    assert trainer.optimizer.param_groups[0]["weight_decay"] == 0.1
+    trainer.run()
+    assert read_log(tmp_path)[-1]["learning_rate"] == 5e-4
+
+
+def test_models_by_name_and_from_weights(make_recipe, make_scenes, tmp_path) -> None:
+    recipe = make_recipe(steps=1)
+    result = train(recipe, output=tmp_path, device="cpu", make_scenes=make_scenes)
+    again = build_model(dataclasses.replace(recipe, init=str(result.weights)))
+    assert isinstance(again, nn.Module)
+    with pytest.raises(ValueError, match="unknown model 'huge'; presets: weav3r-small"):
+        build_model(dataclasses.replace(recipe, model="huge"))
+    with pytest.raises(ValueError, match="unknown fields in the model configuration: depth"):
+        build_model(dataclasses.replace(recipe, model_overrides={"depth": 3}))
+    torch.testing.assert_close(
+        build_model(recipe).state_dict(), build_model(recipe).state_dict(), rtol=0, atol=0
+    )
+
+
+def test_only_matrices_decay() -> None:
+    module = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Conv2d(1, 2, 3))
+    decayed, plain = parameter_groups(module, 0.05)
+    assert [p.ndim for p in decayed["params"]] == [2, 4] and decayed["weight_decay"] == 0.05
+    assert len(plain["params"]) == 4 and plain["weight_decay"] == 0
+
+
+def test_failed_write_leaves_the_old_file(tmp_path) -> None:
+    path = tmp_path / CHECKPOINT
+    write_atomically(path, {"step": 1})
+    with pytest.raises(Exception, match="pickle"):
+        write_atomically(path, {"step": lambda: None})
+    assert torch.load(path, weights_only=True) == {"step": 1}
+    assert [p.name for p in tmp_path.iterdir()] == [CHECKPOINT]
+
+
+def test_bfloat16_step_is_close(make_recipe, make_scenes, tmp_path) -> None:
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        recipe = make_recipe(optimizer={"precision": precision})
+        trainer = Trainer(recipe, tmp_path, "cpu", make_scenes)
+        losses.append(trainer.train_step(trainer.stream.batch(0), 1e-3)["loss"])
+    torch.testing.assert_close(losses[0], losses[1], rtol=0.02, atol=0.02)
+
+
+@pytest.mark.slow
+def test_packaged_recipe_runs_on_procedural_scenes(tmp_path) -> None:
+    recipe = load_recipe("tiny-cpu", {"steps": 3, "validation.scenes": 2, "tensorboard": False})
+    result = train(recipe, output=tmp_path, device="cpu")
+    assert result.step == 3 and result.validation["e1"] > 0

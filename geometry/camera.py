@@ -17,7 +17,7 @@ _ROTATION_TOLERANCE = 1e-3
 class Camera:
     """Pinhole camera in OpenCV axes (x right, y down, z forward).
 
-    Arrays given as lists or float32 are converted; the stored ones are float64 and read-only.
+    Arrays are copied and converted to float64.
 
     Attributes:
         K: (3, 3) intrinsics in pixels of a height x width image, pixel centres at half-integers.
@@ -124,8 +124,8 @@ def rigid_inverse_array(transform: ArrayLike) -> Float64Array:
 
 
 def check_intrinsics(K: ArrayLike, name: str = "K") -> Float64Array:
-    """Return K as a read-only float64 copy, or say what is wrong with it."""
-    matrix = _read_only(K)
+    """Return K as a float64 copy, or say what is wrong with it."""
+    matrix = np.array(K, dtype=np.float64)
     if matrix.shape != (3, 3):
         raise ValueError(f"{name} must have shape (3, 3), got {matrix.shape}")
     if not np.isfinite(matrix).all():
@@ -143,8 +143,8 @@ def check_intrinsics(K: ArrayLike, name: str = "K") -> Float64Array:
 
 
 def check_rigid(transform: ArrayLike, name: str = "cam_from_world") -> Float64Array:
-    """Return a 4x4 rigid transform as a read-only float64 copy, or say what is wrong with it."""
-    matrix = _read_only(transform)
+    """Return a 4x4 rigid transform as a float64 copy, or say what is wrong with it."""
+    matrix = np.array(transform, dtype=np.float64)
     if matrix.shape != (4, 4):
         raise ValueError(f"{name} must have shape (4, 4), got {matrix.shape}")
     if not np.isfinite(matrix).all():
@@ -161,12 +161,6 @@ def check_rigid(transform: ArrayLike, name: str = "cam_from_world") -> Float64Ar
     if np.linalg.det(rotation) < 0:
         raise ValueError(f"{name} holds a mirror image (determinant -1), expected a rotation")
     return matrix
-
-
-def _read_only(values: ArrayLike) -> Float64Array:
-    array = np.array(values, dtype=np.float64)
-    array.setflags(write=False)
-    return array
 
 
 def _last_axis(values: ArrayLike, size: int, name: str) -> Float64Array:

@@ -162,10 +162,12 @@ def pose_from_points(
     def failed(reason: str) -> PoseEstimate:
         return PoseEstimate(_no_pose(), np.zeros(len(pixels), bool), 0, intrinsics, reason)
 
-    finite = np.isfinite(pixels).all(1) & np.isfinite(points).all(1)
+    finite: BoolArray = np.all(np.isfinite(np.hstack([pixels, points])), axis=1)
     if finite.sum() < needed:
         return failed(f"needs at least {needed} points, got {int(finite.sum())}")
     camera = _colmap_camera(intrinsics, height, width, estimate_focal)
+    # NaN is no inlier of any pose.
+    points = np.where(finite[:, None], points, np.nan)
     square = _unskewed(np.where(finite[:, None], pixels, 0), intrinsics)
     # Far from the origin, float64 minimal solvers lose digits.
     origin = np.median(points[finite], axis=0)
@@ -326,7 +328,7 @@ def relative_pose_unknown_focal(
         if pose is not None:
             trials.append((problem.inliers(pose, max_error_px)[1], problem, pose))
     best: tuple[float, _TwoViews, Float64Array] | None = None
-    for _, problem, pose in sorted(trials, key=lambda trial: trial[0])[:4]:
+    for _, problem, pose in sorted(trials, key=lambda trial: trial[0])[:3]:
         refined, focal = problem.polished(pose, max_error_px, prior)
         problem = at(float(np.clip(focal, low * long_side, high * long_side)))
         cost = problem.inliers(refined, max_error_px)[1]

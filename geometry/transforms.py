@@ -252,7 +252,9 @@ def _procrustes(source: Tensor, target: Tensor, weight: Tensor, with_scale: bool
     rotation = roma.special_procrustes(covariance / size[..., None, None], gradient_eps=1e-6)
     assert isinstance(rotation, Tensor)  # a pair only when singular values are asked for
     if with_scale:
-        usable = source_variance > tiny
+        # The rounding of the mean alone would leave this much of a single place.
+        rounding = (16 * torch.finfo(source.dtype).eps) ** 2
+        usable = source_variance > rounding * (weight * source.square()).sum((-2, -1)) + tiny
         scale = (rotation * covariance).sum((-2, -1)) / torch.where(usable, source_variance, 1)
         scale = torch.where(usable, scale, 1)
     else:

@@ -63,9 +63,8 @@ def rotary_tables(
     quarter = head_dim // 4
     exponents = torch.arange(quarter, device=positions.device, dtype=torch.float32) / quarter
     frequencies = frequency_scale / base**exponents
-    with torch.autocast(device_type=positions.device.type, enabled=False):
-        angles = positions.float()[:, None, :, :, None] * frequencies  # (B, 1, N, 2, Q)
-        return RotaryTables(angles.cos(), angles.sin())
+    angles = positions.float()[:, None, :, :, None] * frequencies  # (B, 1, N, 2, Q)
+    return RotaryTables(angles.cos(), angles.sin())
 
 
 def rotate(x: Tensor, tables: RotaryTables) -> Tensor:

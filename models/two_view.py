@@ -12,7 +12,7 @@ from ..croco_like.blocks import DecoderBlock, EncoderBlock, init_transformer_
 from ..croco_like.patch_embed import PatchEmbed, transposed_rows
 from ..croco_like.rope import RotaryTables, rotary_tables
 from .config import PRESETS, ModelConfig
-from .heads import RawMaps, ViewHead
+from .heads import RawMaps, ViewHead, full_precision
 from .heads.local import LocalDecoder, LocalPyramid, init_local_
 from .outputs import (
     EncodedImages,
@@ -259,7 +259,9 @@ class TwoViewModel(nn.Module):
             parts.append(self._predict(head, [x[plain_rows] for x in layers], grid, local))
         if len(turned_rows):
             local = tuple(level[turned_rows].transpose(-1, -2) for level in encoded.local)
-            turned = self._predict(head, [x[turned_rows] for x in layers], grid[::-1], local)
+            turned = self._predict(
+                head, [x[turned_rows] for x in layers], (grid[1], grid[0]), local
+            )
             parts.append(turned.transpose())
         order = torch.cat((plain_rows, turned_rows)).argsort()
         return ViewPrediction.cat(parts).select(order)
@@ -274,7 +276,7 @@ class TwoViewModel(nn.Module):
         """Run a head on upright images of one size and apply the activations, in float32."""
         decoder = self.local_decoder if self.config.descriptor_head == "local" else None
         raw = head(layers, grid, local, decoder)
-        with torch.autocast(device_type=raw.points.device.type, enabled=False):
+        with full_precision(raw.points.device):
             return self._activate(raw)
 
     def _activate(self, raw: RawMaps) -> ViewPrediction:

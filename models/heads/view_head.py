@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,13 @@ class RawMaps:
 
     points: Tensor
     descriptors: Tensor | None
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Switch autocast off inside a `with` block, on devices that know it."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device_type=device.type, enabled=False)
+    return nullcontext()
 
 
 class ViewHead(nn.Module):
@@ -89,7 +97,7 @@ class ViewHead(nn.Module):
             coarse = self.local_tokens(torch.cat((layers[0], layers[-1]), dim=-1))
             coarse = rearrange(coarse, "b (h w) c -> b c h w", h=grid[0])
             descriptors = local_decoder(coarse, local).float()
-        with torch.autocast(device_type=layers[0].device.type, enabled=False):
+        with full_precision(layers[0].device):
             layers = [layer.float() for layer in layers]
             if self.config.point_head == "linear":
                 points = self.proj(layers[-1], grid)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -81,6 +82,7 @@ class ViewBatch:
         """Move every tensor."""
         return self._map(lambda value: value.to(device))
 
-    def _map(self, function) -> ViewBatch:
+    def _map(self, function: Callable[[Tensor], Tensor]) -> ViewBatch:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return ViewBatch(**{k: None if v is None else function(v) for k, v in fields.items()})
+        present = {name: value for name, value in fields.items() if value is not None}
+        return dataclasses.replace(self, **{k: function(v) for k, v in present.items()})

@@ -94,7 +94,7 @@ def draw_intrinsics(
 ) -> Float[Tensor, "b v 3 3"]:
     """Draw focal lengths (shared by the views of 60 % of the scenes) and principal points."""
     V = num_views
-    half_fov = rng.uniform(*(math.radians(f) / 2.0 for f in fov_deg), V)
+    half_fov = rng.uniform(math.radians(fov_deg[0] / 2), math.radians(fov_deg[1] / 2), V)
     shared = rng.chance(0.6, 1)
     half_fov = torch.where(shared, half_fov[:, :1], half_fov)
     focal = 0.5 * max(height, width) * torch.cos(half_fov) / torch.sin(half_fov)
@@ -237,7 +237,7 @@ def _next_view(
 
     # from the reference to the candidate, exactly: t = 1 at the point when nothing is in between
     to_point = points[:, None] - position[:, :, None]  # (B, C, n, 3)
-    in_camera = _into_frame(rotation[:, :, None], to_point)
+    in_camera = into_frame(rotation[:, :, None], to_point)
     K = probe.K[:, v, None]
     _, _, within = probe.project(K, in_camera)
     t, _, inside = probe.cast(scene, position, to_point)
@@ -249,7 +249,7 @@ def _next_view(
     own = depth < FAR_M
     own_points = position[:, :, None] + direction * depth.clamp(max=FAR_M)[..., None]
     offset = own_points - reference.position[:, None, None]
-    in_reference = _into_frame(reference.rotation[:, None, None], offset)
+    in_reference = into_frame(reference.rotation[:, None, None], offset)
     x, y, within = probe.project(reference.K[:, None], in_reference)
     cell = y.clamp(0, probe.rows - 1).long() * probe.columns + x.clamp(0, probe.columns - 1).long()
     behind = torch.gather(reference.depth[:, None].expand(-1, C, -1), 2, cell)
@@ -299,7 +299,7 @@ def _moves(
     flatten = torch.tensor([1.0, 0.35, 0.7], device=rng.device)
     sideways = _unit(rng.normal(C, 3) * flatten)
     shift = rng.log_uniform(0.03, 1.6, C)[..., None] * typical[..., None] * sideways
-    free = eye + _into_frame(reference.rotation[:, None].transpose(-1, -2), shift)
+    free = eye + into_frame(reference.rotation[:, None].transpose(-1, -2), shift)
 
     pivot = torch.where(rng.chance(0.5, 1, 1), eye + forward * typical[..., None], target)
     arm = eye - pivot
@@ -381,7 +381,7 @@ def _unit(x: Tensor) -> Tensor:
     return x / _norm(x)[..., None].clamp_min(1e-9)
 
 
-def _into_frame(rotation: Tensor, x: Tensor) -> Tensor:
+def into_frame(rotation: Tensor, x: Tensor) -> Tensor:
     """Apply the transposed rotation; plain arithmetic, whose bits do not depend on the batch."""
     return (
         rotation[..., 0, :] * x[..., :1]

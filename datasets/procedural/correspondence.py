@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..views import ViewBatch
+from .cameras import into_frame
 
 _CANDIDATES = 16
 
@@ -130,9 +131,7 @@ def _find(
 
     here = points(map_i, pixels)
     pose, K = batch.world_from_cam[:, j], batch.K[:, j]
-    offset = here - pose[:, None, :3, 3]
-    rotation = pose[:, None, :3, :3]
-    in_camera = sum(rotation[..., k, :] * offset[..., k : k + 1] for k in range(3))
+    in_camera = into_frame(pose[:, None, :3, :3], here - pose[:, None, :3, 3])
     z = in_camera[..., 2]
     front = z > 1e-3
     safe = torch.where(front, z, 1.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -67,7 +66,7 @@ class ProceduralScenes:
         fov_deg: tuple[float, float] = (35.0, 90.0),
         relight_chance: float = 0.25,
         photometric: PhotometricOptions | None = None,
-        samples_per_pixel: Literal[1, 3] = 3,
+        samples_per_pixel: int = 3,
     ) -> None:
         if min(height, width) < 16:
             raise ValueError(f"height and width must be at least 16, got {height}x{width}")

@@ -103,7 +103,7 @@ def _small_things(rng: SceneRandom, place: Placement, hosts: Group) -> None:
     half = half * torch.where(is_one_of(template, ("plant",)), 0.45, 1.0)[..., None]
     center = on_top(rng, hosts, host, half, 0.75)
     found = torch.gather(flat, 1, host)
-    place.add(template, center, half, rng.uniform(0, TAU, n), chance=0.8, where=found, focus=0.7)
+    place.add(template, center, half, rng.uniform(0.0, TAU, n), chance=0.8, where=found, focus=0.7)
 
 
 def add_wall_fittings(

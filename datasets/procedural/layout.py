@@ -5,7 +5,7 @@ Each family places the objects of all its scenes of a batch at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 
 import torch
@@ -16,6 +16,7 @@ from .outdoor import lay_facade, lay_square, lay_street
 from .placement import FAMILY_WEIGHTS, Layout
 from .rng import SceneRandom
 from .tabletop import lay_shapes, lay_tabletop
+from .templates import Objects
 
 _MAKERS: tuple[Callable[[SceneRandom], Layout], ...] = (
     furnish_room,
@@ -37,13 +38,12 @@ def draw_layouts(rng: SceneRandom) -> Layout:
             rows.append(members)
             layouts.append(make(rng.fork("layout").select(members)))
     order = torch.argsort(torch.cat(rows))
-    return _join(layouts, order)
+    rest = {f.name: _joined(layouts, f.name, order) for f in fields(Layout) if f.name != "objects"}
+    objects = [layout.objects for layout in layouts]
+    parts = {f.name: _joined(objects, f.name, order) for f in fields(Objects)}
+    return Layout(objects=Objects(**parts), **rest)
 
 
-def _join(parts: list, order: Tensor):
-    """Join equal dataclasses of tensors along B and reorder their rows."""
-    first = parts[0]
-    if isinstance(first, Tensor):
-        return torch.cat(parts)[order]
-    values = {f.name: [getattr(p, f.name) for p in parts] for f in fields(first)}
-    return type(first)(**{name: _join(value, order) for name, value in values.items()})
+def _joined(parts: Sequence[object], name: str, order: Tensor) -> Tensor:
+    """Join one field along B and reorder its rows."""
+    return torch.cat([getattr(part, name) for part in parts])[order]

@@ -20,7 +20,8 @@ BOX, ROUNDED, ELLIPSOID, CYLINDER, CONE, GABLE, WEDGE, CUT = range(8)
 
 MAX_PARTS = 8
 
-Part = tuple[float, float, float, float, float, float, int]
+Number = float | int
+Part = tuple[Number, Number, Number, Number, Number, Number, int]
 """Centre x, y, z, half size x, y, z in the object's box, and shape."""
 
 

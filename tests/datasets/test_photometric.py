@@ -53,7 +53,7 @@ def test_filters_keep_a_flat_image(name: str) -> None:
 
 
 def test_blurs_smooth_and_sharpening_undoes() -> None:
-    x = SceneRandom.from_indices(0, torch.arange(2)).uniform(0, 1, 3, 24, 24)
+    x = SceneRandom.from_indices(0, torch.arange(2)).uniform(0.0, 1.0, 3, 24, 24)
     one = torch.ones(2)
     for soft in (photometric._blur(x, one), photometric._motion_blur(x, one, 2 * one)):
         assert soft.std() < 0.8 * x.std()

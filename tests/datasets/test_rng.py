@@ -13,17 +13,17 @@ def streams(*indices: int, seed: int = 0) -> SceneRandom:
 def test_a_scene_has_the_same_numbers_in_every_batch() -> None:
     many, one = streams(*range(100)), streams(41)
     for _ in range(3):  # past the end of the first buffer
-        assert torch.equal(many.uniform(0, 1, 300)[41], one.uniform(0, 1, 300)[0])
+        assert torch.equal(many.uniform(0.0, 1.0, 300)[41], one.uniform(0.0, 1.0, 300)[0])
     assert torch.equal(many.fork("a").normal(5)[41], one.fork("a").normal(5)[0])
     assert torch.equal(
-        many.select(torch.tensor([41])).uniform(0, 1, 7), streams(41).uniform(0, 1, 7)
+        many.select(torch.tensor([41])).uniform(0.0, 1.0, 7), streams(41).uniform(0.0, 1.0, 7)
     )
 
 
 def test_numbers_do_not_depend_on_how_they_are_asked_for() -> None:
     a, b = streams(7), streams(7)
-    parts = torch.cat([a.uniform(0, 1, n) for n in (1, 600, 3, 10)], 1)
-    assert torch.equal(parts, b.uniform(0, 1, 614))
+    parts = torch.cat([a.uniform(0.0, 1.0, n) for n in (1, 600, 3, 10)], 1)
+    assert torch.equal(parts, b.uniform(0.0, 1.0, 614))
 
 
 def test_seeds_indices_and_forks_give_different_streams() -> None:
@@ -36,7 +36,7 @@ def test_seeds_indices_and_forks_give_different_streams() -> None:
         streams(1).fork("a"),
         streams(1).fork("b"),
     ]
-    values = torch.cat([d.uniform(-1, 1, 4000) for d in draws])
+    values = torch.cat([d.uniform(-1.0, 1.0, 4000) for d in draws])
     correlation = torch.corrcoef(values) - torch.eye(len(draws))
     assert correlation.abs().max() < 0.08  # five standard deviations of 1 / sqrt(4000)
 

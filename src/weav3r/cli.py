@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -115,7 +116,7 @@ def reconstruct(
     if report is not None:
         report.write_text(json.dumps(scene.report.to_dict(), indent=2))
     if not quiet:
-        output.print(scene.report.summary(), highlight=False, markup=False)
+        output.print(scene.report.summary(), highlight=False, markup=False, soft_wrap=True)
         output.print(f"wrote {out}", highlight=False, markup=False)
 
 
@@ -143,7 +144,7 @@ def match(
     if out is not None:
         pair.save(out)
     if not quiet:
-        output.print(pair.summary(), highlight=False, markup=False)
+        output.print(pair.summary(), highlight=False, markup=False, soft_wrap=True)
         if out is not None:
             output.print(f"wrote {out}", highlight=False, markup=False)
 
@@ -200,40 +201,69 @@ def evaluate(
     methods: Annotated[
         str, typer.Option(help="Comma-separated: checkpoints, sift, sift@SIZE.")
     ] = "weav3r-small,sift",
+    scenes: Annotated[
+        str | None,
+        typer.Option(help="Reconstruct whole scenes instead: names from scenes.json, or all."),
+    ] = None,
     size: SizeOption = None,
     device: DeviceOption = "auto",
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")] = Path(
         "evaluation-results"
     ),
 ) -> None:
-    """Measure pose and match accuracy on image pairs with ground truth."""
-    from .evaluation.readers import list_sets, read_set
+    """Measure pose, match and depth accuracy on photos with ground truth."""
     from .evaluation.runner import Progress, evaluate_pairs
-    from .evaluation.sift import SiftMethod, SiftOptions
+    from .evaluation.scenes import SceneMethod, evaluate_scenes
+    from .evaluation.sift import SiftMethod
+    from .inference.progress import make_progress
     from .inference.two_view import PairMatcher
 
-    chosen: dict[str, Any] = {}
-    for name in (m.strip() for m in methods.split(",")):
-        if name == "sift":
-            chosen[name] = SiftMethod()
-        elif name.startswith("sift@"):
-            chosen[name] = SiftMethod(SiftOptions(max_size=int(name.removeprefix("sift@"))))
+    names = [m.strip() for m in methods.split(",")]
+    with make_progress(True) as show, ExitStack() as stack:
+        advance, shown = None, 0
+
+        def to(done: int, total: int, stage: str) -> None:
+            nonlocal advance, shown
+            if advance is None:
+                advance = stack.enter_context(show.stage(stage, total))
+            advance(done - shown)
+            shown = done
+
+        if scenes is not None:
+            model = next(name for name in [*names, "weav3r-small"] if not name.startswith("sift"))
+            report: Any = evaluate_scenes(
+                root,
+                None if scenes == "all" else [s.strip() for s in scenes.split(",")],
+                SceneMethod(model, device=device, size=size, progress=False),
+                progress=lambda done, total, _: to(done, total, "scenes"),
+            )
         else:
-            chosen[name] = PairMatcher(name, device=device, size=size)
-    names = [s.strip() for s in sets.split(",")] if sets else list_sets(root)
-    if not sets:
-        names = [name for name in names if read_set(root, name).pairs]
+            chosen: dict[str, Any] = {}
+            for name in names:
+                if name == "sift":
+                    chosen[name] = SiftMethod()
+                elif name.startswith("sift@"):
+                    chosen[name] = SiftMethod(max_size=_number(name.removeprefix("sift@"), name))
+                else:
+                    chosen[name] = PairMatcher(name, device=device, size=size)
 
-    def show(state: Progress) -> None:
-        console.print(
-            f"\r{state.done}/{state.total} {state.method} {state.set_name:24s}",
-            end="",
-            highlight=False,
-        )
+            def show_pair(state: Progress) -> None:
+                to(state.done, state.total, "pairs")
 
-    report = evaluate_pairs(root, names, chosen, progress=show if sys.stderr.isatty() else None)
+            report = evaluate_pairs(
+                root,
+                None if sets is None else [s.strip() for s in sets.split(",")],
+                chosen,
+                progress=show_pair,
+            )
     report.write(out)
-    output.print(report.to_markdown(), highlight=False, markup=False)
+    output.print(report.to_markdown(), highlight=False, markup=False, soft_wrap=True)
+
+
+def _number(text: str, where: str) -> int:
+    if not text.isdigit():
+        raise ValueError(f"--methods {where}: expected a size in pixels after the @")
+    return int(text)
 
 
 @app.command()

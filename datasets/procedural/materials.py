@@ -93,7 +93,7 @@ def _surfaces(
     size = torch.where(rng.chance(0.5, P), extent, part.clamp_min(1e-2))
     size = size * rng.log_uniform(0.35, 1.9, P)
     large = of_owner(layout.objects.large)
-    size = torch.where(large, extent * rng.log_uniform(0.3, 1.7, P), size).clamp_min(0.02)
+    size = torch.where(large, extent * rng.log_uniform(0.3, 2.2, P), size).clamp_min(0.02)
     room = layout.room_half_size.amax(-1, keepdim=True) * rng.log_uniform(0.3, 1.5, 1)
     ground = layout.unit_m[:, None] * rng.log_uniform(0.6, 4.0, 1)
     size = torch.cat([size, room, ground], 1)[..., None] * rng.log_uniform(0.85, 1.18, M, 4)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import accumulate
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,7 +18,7 @@ from torch import Tensor
 
 _MASK32 = 0xFFFFFFFF
 _GOLDEN32 = 0x61C88647  # 2**32 divided by the squared golden ratio; below 2**31
-_CHUNK = 512
+_CHUNK = 1024
 
 
 def hash32(x: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
@@ -46,7 +48,7 @@ class SceneRandom:
         self._high = high
         self._position = 0
         self._buffer_start = 0
-        self._buffer = low.new_zeros((low.shape[0], 0))
+        self._buffer = torch.zeros(low.shape[0], 0, device=low.device)
 
     @classmethod
     def from_indices(cls, seed: int, indices: Int[Tensor, " b"]) -> SceneRandom:
@@ -86,19 +88,24 @@ class SceneRandom:
         words = hash32((self._low[:, None] + index) & _MASK32)  # (B, n)
         return hash32(words ^ self._high[:, None])
 
-    def _words(self, shape: tuple[int, ...]) -> Int[Tensor, "b ..."]:
+    def _unit(self, shape: tuple[int, ...]) -> Float[Tensor, "b ..."]:
+        """Draw from [0, 1); numbers are made many at a time, since small steps are slow."""
         count = math.prod(shape)
         start, end = self._position, self._position + count
         if end > self._buffer_start + self._buffer.shape[1]:
-            self._buffer = self._hash_range(start, max(count, _CHUNK))
+            words = self._hash_range(start, max(count, _CHUNK))
+            self._buffer = (words >> 8).to(torch.float32) * 2.0**-24
             self._buffer_start = start
         self._position = end
-        words = self._buffer[:, start - self._buffer_start : end - self._buffer_start]
-        return words.reshape(self.batch_size, *shape)
+        numbers = self._buffer[:, start - self._buffer_start : end - self._buffer_start]
+        return numbers.reshape(self.batch_size, *shape)
 
     def uniform(self, low: float, high: float, *shape: int) -> Float[Tensor, "b ..."]:
         """Draw from [low, high)."""
-        return (self._words(shape) >> 8).to(torch.float32) * ((high - low) * 2.0**-24) + low
+        value = self._unit(shape)
+        if high - low != 1.0:
+            value = value * (high - low)
+        return value if low == 0.0 else value + low
 
     def log_uniform(self, low: float, high: float, *shape: int) -> Float[Tensor, "b ..."]:
         """Draw so that the logarithm is uniform."""
@@ -123,20 +130,21 @@ class SceneRandom:
         return ((total.to(torch.float32) - 510.0) * scale).reshape(self.batch_size, *shape)
 
     def integers(self, high: int, *shape: int) -> Int[Tensor, "b ..."]:
-        """Draw from {0, ..., high - 1}."""
-        return (self._words(shape) * high) >> 32
+        """Draw from {0, ..., high - 1}; high is at most 2**24."""
+        return (self._unit(shape) * high).to(torch.int64)
 
     def chance(self, probability: float | Tensor, *shape: int) -> Bool[Tensor, "b ..."]:
         """Draw True with the given probability (a tensor must broadcast to `(B, *shape)`)."""
-        return self.uniform(0.0, 1.0, *shape) < probability
+        return self._unit(shape) < probability
 
     def choice(self, weights: Sequence[float], *shape: int) -> Int[Tensor, "b ..."]:
         """Draw indices with probabilities proportional to `weights`."""
-        total = float(sum(weights))
-        draw = self.uniform(0.0, total, *shape)
-        index = torch.zeros_like(draw, dtype=torch.int64)
-        edge = 0.0
-        for weight in weights[:-1]:
-            edge += weight
-            index = index + (draw >= edge)
-        return index
+        edges = _inner_edges(tuple(weights), self.device)
+        return torch.bucketize(self._unit(shape).contiguous(), edges, right=True)
+
+
+@lru_cache(maxsize=256)
+def _inner_edges(weights: tuple[float, ...], device: torch.device) -> Float[Tensor, " n"]:
+    """Where [0, 1) is cut into one interval for each weight."""
+    total = float(sum(weights))
+    return torch.tensor([e / total for e in accumulate(weights)][:-1], device=device)

@@ -342,21 +342,35 @@ def _table(device: torch.device) -> Float[Tensor, "t p 8"]:
 
 def usual_half_size(template: Int[Tensor, "*shape"], default_m: float) -> Float[Tensor, "*shape 3"]:
     """Look up the usual half sizes in metres; `default_m` on every axis where there is none."""
-    rows = [HALF_SIZE_M.get(name, (default_m,) * 3) for name in NAMES]
-    return torch.tensor(rows, device=template.device)[template]
+    return _half_sizes(default_m, template.device)[template]
+
+
+@lru_cache(maxsize=16)
+def _half_sizes(default_m: float, device: torch.device) -> Float[Tensor, "t 3"]:
+    return torch.tensor([HALF_SIZE_M.get(name, (default_m,) * 3) for name in NAMES], device=device)
 
 
 def is_one_of(template: Int[Tensor, "*shape"], names: tuple[str, ...]) -> Bool[Tensor, "*shape"]:
     """Tell which entries are one of the named templates."""
-    return torch.tensor([name in names for name in NAMES], device=template.device)[template]
+    return _membership(names, template.device)[template]
+
+
+@lru_cache(maxsize=64)
+def _membership(names: tuple[str, ...], device: torch.device) -> Bool[Tensor, " t"]:
+    return torch.tensor([name in names for name in NAMES], device=device)
 
 
 def pick_templates(
     rng: SceneRandom, weights: dict[str, float], *shape: int
 ) -> Int[Tensor, "b ..."]:
     """Draw template indices with the given relative weights."""
-    index = torch.tensor([INDEX[name] for name in weights], device=rng.device)
-    return index[rng.choice(list(weights.values()), *shape)]
+    index = _indices(tuple(weights), rng.device)
+    return index[rng.choice(tuple(weights.values()), *shape)]
+
+
+@lru_cache(maxsize=64)
+def _indices(names: tuple[str, ...], device: torch.device) -> Int[Tensor, " n"]:
+    return torch.tensor([INDEX[name] for name in names], device=device)
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 Config = TypeVar("Config")
+_PACKAGED = Path(__file__).parent / "recipes"
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,7 @@ def load_recipe(
 
 def recipe_names() -> list[str]:
     """List the packaged recipes."""
-    folder = resources.files(__package__).joinpath("recipes")
-    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name[-5:] == ".yaml")
+    return sorted(path.stem for path in _PACKAGED.glob("*.yaml"))
 
 
 def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
@@ -161,7 +160,7 @@ def _recipe_path(name_or_path: str | Path) -> Path:
         raise FileNotFoundError(
             f"no recipe {str(name_or_path)!r}; packaged recipes: {recipe_names()}, or give a .yaml"
         )
-    return Path(str(resources.files(__package__).joinpath("recipes", f"{name_or_path}.yaml")))
+    return _PACKAGED / f"{name_or_path}.yaml"
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class PairCriterion(nn.Module):
         self.config = config
         metric_aware = config.normalisation.startswith("?")
         self.regression = PointmapRegression(
-            normalisation=config.normalisation.removeprefix("?"),  # type: ignore[arg-type]
+            normalisation=config.normalisation.removeprefix("?"),  # pyright: ignore
             metric_aware=metric_aware,
             log="both" if config.log_points else "no",
             clip_median=config.clip_median,
@@ -63,7 +63,7 @@ class PairCriterion(nn.Module):
         self, prediction: PairLike, targets: PairTargets
     ) -> tuple[Tensor, dict[str, Tensor]]:
         config = self.config
-        match = self.matching(prediction, targets.matches, self.temperature)  # type: ignore[arg-type]
+        match = self.matching(prediction, targets.matches, self.temperature)  # pyright: ignore
         plain = match.mean()
         values = {"info_nce": plain, "accuracy": match.accuracy, "temperature": self.temperature}
         alpha = config.descriptor_confidence_alpha

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -299,7 +299,7 @@ class PairStream:
             self._sources[key] = self.make_scenes(*args)
         return self._sources[key]
 
-    def iterate(self, next_scene: int) -> Iterator[PairBatch]:
+    def iterate(self, next_scene: int) -> Generator[PairBatch]:
         """Yield batches from a stream position on, rendered in the background if asked for."""
         positions = itertools.count(next_scene, self.scenes_per_step)
         if self.config.workers == 0:
@@ -308,7 +308,7 @@ class PairStream:
         loader = torch.utils.data.DataLoader(
             _StreamItems(self),
             batch_size=None,
-            sampler=positions,  # type: ignore[arg-type]
+            sampler=positions,  # pyright: ignore
             num_workers=self.config.workers,
             prefetch_factor=self.config.prefetch,
             multiprocessing_context="spawn",
@@ -337,7 +337,7 @@ class ProceduralFactory:
 
     textures: str | None = None
     shadows: bool = True
-    kernel: str = "auto"
+    kernel: Literal["auto", "torch", "numba", "triton"] = "auto"
     device: str = "cpu"
 
     @functools.cached_property

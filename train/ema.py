@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
 
+Model = TypeVar("Model", bound=nn.Module)
 
-class ExponentialMovingAverage:
+
+class ExponentialMovingAverage(Generic[Model]):
     """Averaged copy of a model; the decay grows with the number of updates.
 
     The decay of update t is `min(decay, (1 + t) / (10 + t))`, so that early averages are short
     (TensorFlow's `ExponentialMovingAverage` with `num_updates`).
     """
 
-    def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
+    def __init__(self, model: Model, decay: float = 0.999) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {decay}")
         self.decay = decay
@@ -24,13 +26,12 @@ class ExponentialMovingAverage:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self, model: Model) -> None:
         """Move the average towards the model's present weights; buffers are copied."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        ours = [p for p in self.model.parameters()]
-        theirs = [p.detach() for p in model.parameters()]
-        torch._foreach_lerp_(ours, theirs, 1 - decay)
+        for mine, other in zip(self.model.parameters(), model.parameters(), strict=True):
+            mine.lerp_(other, 1 - decay)
         for mine, other in zip(self.model.buffers(), model.buffers(), strict=True):
             mine.copy_(other)
 

@@ -19,6 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..models.config import PRESETS, ModelConfig
+from ..models.loading import load_model, save_checkpoint
+from ..models.two_view import TwoViewModel
 from .config import Recipe, load_recipe, recipe_to_dict
 from .criterion import PairCriterion
 from .data import PairBatch, PairStream, ProceduralFactory, SceneFactory
@@ -64,7 +67,7 @@ def train(
     decay: bool = False,
     device: str = "auto",
     make_scenes: SceneFactory | None = None,
-    model: nn.Module | None = None,
+    model: TwoViewModel | None = None,
 ) -> TrainResult:
     """Train for some minutes, or to the recipe's last step.
 
@@ -100,7 +103,7 @@ def train(
 class PairTraining(nn.Module):
     """Network and loss as one module, so that gradients of several processes are averaged."""
 
-    def __init__(self, model: nn.Module, criterion: PairCriterion) -> None:
+    def __init__(self, model: TwoViewModel, criterion: PairCriterion) -> None:
         super().__init__()
         self.model, self.criterion = model, criterion
 
@@ -117,12 +120,8 @@ class PairTraining(nn.Module):
         return self.criterion(prediction, batch.targets, use_confidence)
 
 
-def build_model(recipe: Recipe) -> nn.Module:
+def build_model(recipe: Recipe) -> TwoViewModel:
     """Make the recipe's network, from its initial weights or from the seed."""
-    from ..models.config import PRESETS, ModelConfig
-    from ..models.loading import load_model
-    from ..models.two_view import TwoViewModel
-
     if recipe.init is not None:
         return load_model(recipe.init, device="cpu")
     if recipe.model not in PRESETS:
@@ -174,7 +173,7 @@ class Trainer:
         output: Path,
         device: str = "auto",
         make_scenes: SceneFactory | None = None,
-        model: nn.Module | None = None,
+        model: TwoViewModel | None = None,
     ) -> None:
         self.recipe, self.output = recipe, output
         self.accelerator = _accelerator()
@@ -182,7 +181,8 @@ class Trainer:
         self.world = 1 if self.accelerator is None else self.accelerator.num_processes
         self.device = _device(device) if self.accelerator is None else self.accelerator.device
         self.model = build_model(recipe) if model is None else model
-        self.model.to(self.device, memory_format=torch.channels_last).train()
+        self.model.to(self.device, memory_format=torch.channels_last)  # pyright: ignore
+        self.model.train()
         self.criterion = PairCriterion(recipe.loss).to(self.device)
         self.step_module: nn.Module = PairTraining(self.model, self.criterion)
         self.optimizer = torch.optim.AdamW(
@@ -208,7 +208,7 @@ class Trainer:
         if self.accelerator is not None:
             self.step_module = self.accelerator.prepare_model(self.step_module)
         if recipe.compile:
-            self.model.encode = torch.compile(self.model.encode)  # type: ignore[method-assign]
+            self.model.encode = torch.compile(self.model.encode)  # pyright: ignore
         self.dtype = _dtype(recipe.optimizer.precision, self.device)
         if self.device.type == "cpu":
             _keep_freed_memory()
@@ -278,8 +278,6 @@ class Trainer:
         """Write the averaged weights."""
         path = self.output / WEIGHTS
         if self.rank == 0:
-            from ..models.loading import save_checkpoint
-
             self.output.mkdir(parents=True, exist_ok=True)
             metadata = {"step": str(self.step), "recipe": self.recipe.name}
             save_checkpoint(self.ema.model, path, metadata=metadata)
@@ -317,8 +315,11 @@ class Trainer:
         if self.step == 0 and recipe.validation.scenes > 0:
             self._validate(log)
             window = _Window()
-        while not clock.over(self.step) and not stop:
-            progress = clock.progress(self.step) if decay else None
+        while True:
+            over, part = self._agree(clock.over(self.step) or bool(stop), clock.progress(self.step))
+            if over:
+                break
+            progress = part if decay else None
             if not decaying and self.schedule.in_decay(progress):
                 self.save()  # later slices go on from the stable state
                 decaying = True
@@ -338,13 +339,21 @@ class Trainer:
                 self.export()
                 last_save = now
             if self._validation_due(now - last_check):
-                self._validate(log)
+                self._validate(log)  # the other processes wait at the next step
                 last_check = time.perf_counter()
                 window.started += last_check - now
         batches.close()
         if not decaying:
             self.save()
         return values if not window.steps else window.summary()
+
+    def _agree(self, over: bool, progress: float) -> tuple[bool, float]:
+        """Return the first process's view of the clock, so that all stop and decay together."""
+        if self.accelerator is None:
+            return over, progress
+        values = torch.tensor([float(over), progress], dtype=torch.float64, device=self.device)
+        torch.distributed.broadcast(values, 0)
+        return bool(values[0]), float(values[1])
 
     def train_step(self, batch: PairBatch, rate: float, log: RunLog | None = None) -> dict:
         """Do one optimiser step; a gradient that is not finite is skipped and reported."""

@@ -212,10 +212,12 @@ class PointmapRegression:
         points = targets.pointmap1.float(), targets.pointmap2.float()
         distance = points[0].norm(dim=-1), points[1].norm(dim=-1)  # (P, H, W) each
         if self.clip_distance is not None:
-            valid = tuple(v & (d <= self.clip_distance) for v, d in zip(valid, distance))  # noqa: B905
+            near = [d <= self.clip_distance for d in distance]
+            valid = valid[0] & near[0], valid[1] & near[1]
         if self.clip_median is not None:
             limit = self.clip_median * joint_scale(*points, *valid, mode="median_dis")
-            valid = tuple(v & (d <= limit[:, None, None]) for v, d in zip(valid, distance))  # noqa: B905
+            near = [d <= limit[:, None, None] for d in distance]
+            valid = valid[0] & near[0], valid[1] & near[1]
         return valid
 
     def _metric(self, targets: PairTargets, truth, valid) -> Tensor:

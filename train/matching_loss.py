@@ -155,7 +155,7 @@ class _UnitInfoNCE(torch.autograd.Function):
         return torch.where(valid, loss, 0.0), hits
 
     @staticmethod
-    def backward(ctx, gradient, _):
+    def backward(ctx, gradient, _):  # pyright: ignore[reportIncompatibleMethodOverride]
         first, second, scale, valid, left, right, rows, columns = ctx.saved_tensors
         gradient = torch.where(valid, gradient, 0.0)
         a = torch.where(valid, gradient / rows, 0.0)[..., None]
@@ -189,7 +189,7 @@ def unit_info_nce(
     Args:
         temperature: scalar, at least 0.025: below, single precision loses the small terms.
     """
-    return _UnitInfoNCE.apply(first, second, 1 / temperature, valid)  # type: ignore[return-value]
+    return _UnitInfoNCE.apply(first, second, 1 / temperature, valid)  # pyright: ignore
 
 
 def average_precision(similarity: Float[Tensor, "p n m"]) -> Float[Tensor, "p n"]:

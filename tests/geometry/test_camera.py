@@ -22,7 +22,9 @@ def camera(seed: int = 0) -> Camera:
 
 
 def test_hand_case() -> None:
-    simple = Camera([[100, 0, 50], [0, 100, 40], [0, 0, 1]], np.eye(4), height=80, width=100)
+    simple = Camera(
+        np.array([[100, 0, 50], [0, 100, 40], [0, 0, 1.0]]), np.eye(4), height=80, width=100
+    )
     xy, depth = simple.project([[0, 0, 2], [1, 0, 2], [0, 1, -1]])
     np.testing.assert_array_equal(xy, [[50, 40], [100, 40], [np.nan, np.nan]])
     np.testing.assert_array_equal(depth, [2, 2, -1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -123,7 +125,7 @@ def test_the_chain_follows_the_pixels() -> None:
 
 
 @given(ledgers(), st.sampled_from(["nearest", "bilinear"]))
-def test_maps_back_in_the_original(ledger: Ledger, mode: str) -> None:
+def test_maps_back_in_the_original(ledger: Ledger, mode: Literal["nearest", "bilinear"]) -> None:
     height, width = ledger.network_size
     y, x = np.mgrid[:height, :width] + 0.5
     # A linear function of the original's coordinates comes back as itself.

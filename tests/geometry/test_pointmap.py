@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from hypothesis import given
@@ -15,6 +17,8 @@ from weav3r.geometry.pointmap import (
     unproject,
     unproject_depth,
 )
+
+Method = Literal["weiszfeld", "median"]
 
 
 def intrinsics(focal: float, height: int, width: int) -> torch.Tensor:
@@ -88,7 +92,7 @@ def test_normals_of_a_plane_face_the_camera() -> None:
     st.booleans(),
 )
 def test_focal_of_an_exact_pointmap(
-    seed: int, relative: float, method: str, weighted: bool
+    seed: int, relative: float, method: Method, weighted: bool
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     focal = torch.tensor([relative, 2 * relative], dtype=torch.float64) * 24
@@ -109,7 +113,7 @@ def test_focal_of_an_exact_pointmap(
 
 
 @pytest.mark.parametrize("method", ["weiszfeld", "median"])
-def test_focal_is_robust_and_confidence_helps(method: str) -> None:
+def test_focal_is_robust_and_confidence_helps(method: Method) -> None:
     generator = torch.Generator().manual_seed(0)
     K = intrinsics(30, 24, 32)
     pointmap = unproject_depth(torch.rand(24, 32, generator=generator).double() + 1, K)

@@ -279,6 +279,7 @@ def demo(
     """Try the reconstruction on a page in the browser."""
     from .demo.app import launch
 
+    output.print(f"http://{host}:{port}  (stop with Ctrl-C)", highlight=False, markup=False)
     launch(model, device=device, host=host, port=port, open_browser=open_)
 
 

@@ -7,121 +7,42 @@ False` that says why.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pycolmap
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from ._epipolar import depths, fit_rotation, inliers, rays, refine, sampson_px
-from ._homography import poses_from_homography
+from ._colmap import (
+    check_size,
+    check_threshold,
+    colmap_camera,
+    paired,
+    set_ransac,
+    subset,
+    unskewed,
+)
+from ._estimates import BoolArray, PointmapPose, PoseEstimate, RelativePoseEstimate, no_pose
+from ._two_views import TwoViews
 from .camera import Float64Array, check_intrinsics
 from .transforms import Similarity, weighted_procrustes
 
-BoolArray = NDArray[np.bool_]
+__all__ = [
+    "PointmapPose",
+    "PoseEstimate",
+    "RelativePoseEstimate",
+    "pose_from_points",
+    "relative_pose",
+    "relative_pose_from_pointmaps",
+    "relative_pose_unknown_focal",
+]
 
-# RANSAC looks at no more correspondences than this; all are classified and refined on afterwards.
-_MAX_SAMPLED = 5000
 # COLMAP's local optimisation sometimes stops next to the answer where few matches are right: below
 # this share of inliers, other seeds are tried.
 _TRUSTED_SHARE, _MAX_ATTEMPTS = 0.4, 4
-# A homography that explains this share of the inliers means a plane or no translation.
-_DEGENERATE_SHARE = 0.9
 # Main lenses of phones see about 45 to 80 degrees along the longer side.
 _FOCAL_PRIOR_LONG_SIDES, _FOCAL_PRIOR_LOG_SIGMA = 0.9, 0.5
-
-
-@dataclass(frozen=True, eq=False)
-class PoseEstimate:
-    """Pose of one camera against known points.
-
-    Attributes:
-        cam_from_world: (4, 4); NaN when the estimation failed.
-        inliers: (N,) bool, which correspondences agree with the pose.
-        num_inliers: their number.
-        K: (3, 3) intrinsics, those given or those estimated.
-        reason: why there is no pose; empty on success.
-    """
-
-    cam_from_world: Float64Array
-    inliers: BoolArray
-    num_inliers: int
-    K: Float64Array
-    reason: str = ""
-
-    @property
-    def success(self) -> bool:
-        """Whether there is a pose."""
-        return not self.reason
-
-    def __bool__(self) -> bool:
-        return self.success
-
-
-@dataclass(frozen=True, eq=False)
-class RelativePoseEstimate:
-    """Pose of a second camera against a first, up to scale.
-
-    Attributes:
-        cam2_from_cam1: (4, 4) with a translation of length 1; NaN when the estimation failed.
-        inliers: (N,) bool, which matches agree with the pose.
-        num_inliers: their number.
-        K1: (3, 3) intrinsics of view 1, given or estimated.
-        K2: (3, 3) intrinsics of view 2.
-        kind: "general"; "planar" when one plane explains nearly all matches: then two poses explain
-            them almost equally well; "rotation" when no translation is needed: then the direction
-            of the one given is noise.
-        alternatives: other (4, 4) poses that a planar scene leaves possible, best first.
-        parallax_deg: median angle under which the inliers' rays meet, 0 on failure.
-        reason: why there is no pose; empty on success.
-    """
-
-    cam2_from_cam1: Float64Array
-    inliers: BoolArray
-    num_inliers: int
-    K1: Float64Array
-    K2: Float64Array
-    kind: Literal["general", "planar", "rotation"] = "general"
-    alternatives: tuple[Float64Array, ...] = ()
-    parallax_deg: float = 0.0
-    reason: str = ""
-
-    @property
-    def success(self) -> bool:
-        """Whether there is a pose."""
-        return not self.reason
-
-    def __bool__(self) -> bool:
-        return self.success
-
-
-@dataclass(frozen=True, eq=False)
-class PointmapPose:
-    """Pose of camera b against camera a from two pointmaps of the same pixels.
-
-    Attributes:
-        camb_from_cama: (4, 4) rigid, translation in units of camera b's pointmap; NaN when the
-            estimation failed.
-        scale: units of a times `scale` are units of b.
-        residual: confidence-weighted median distance after alignment, relative to the median
-            distance from camera b: below about 0.05 the two maps agree.
-        reason: why there is no pose; empty on success.
-    """
-
-    camb_from_cama: Float64Array
-    scale: float
-    residual: float
-    reason: str = ""
-
-    @property
-    def success(self) -> bool:
-        """Whether there is a pose."""
-        return not self.reason
-
-    def __bool__(self) -> bool:
-        return self.success
 
 
 def pose_from_points(
@@ -154,27 +75,27 @@ def pose_from_points(
 
     Reference: Persson & Nordberg, Lambda Twist P3P, ECCV 2018, inside COLMAP's LO-RANSAC.
     """
-    pixels, points = _paired(xy, xyz, (2, 3), ("xy", "xyz"))
+    pixels, points = paired(xy, xyz, (2, 3), ("xy", "xyz"))
     intrinsics = check_intrinsics(K)
-    _check_threshold(max_error_px)
+    check_threshold(max_error_px)
     needed = max(int(min_inliers), 4)
 
     def failed(reason: str) -> PoseEstimate:
-        return PoseEstimate(_no_pose(), np.zeros(len(pixels), bool), 0, intrinsics, reason)
+        return PoseEstimate(no_pose(), np.zeros(len(pixels), bool), 0, intrinsics, reason)
 
     finite: BoolArray = np.all(np.isfinite(np.hstack([pixels, points])), axis=1)
     if finite.sum() < needed:
         return failed(f"needs at least {needed} points, got {int(finite.sum())}")
-    camera = _colmap_camera(intrinsics, height, width, estimate_focal)
+    camera = colmap_camera(intrinsics, height, width, estimate_focal)
     # NaN is no inlier of any pose.
     points = np.where(finite[:, None], points, np.nan)
-    square = _unskewed(np.where(finite[:, None], pixels, 0), intrinsics)
+    square = unskewed(np.where(finite[:, None], pixels, 0), intrinsics)
     # Far from the origin, float64 minimal solvers lose digits.
     origin = np.median(points[finite], axis=0)
-    sample = _subset(np.flatnonzero(finite), seed)
+    sample = subset(np.flatnonzero(finite), seed)
     options = pycolmap.AbsolutePoseEstimationOptions()
     options.estimate_focal_length = estimate_focal
-    _set_ransac(options.ransac, max_error_px, seed)
+    set_ransac(options.ransac, max_error_px, seed)
     refinement = pycolmap.AbsolutePoseRefinementOptions()
     refinement.refine_focal_length = estimate_focal
     found: dict[str, Any] | None = pycolmap.estimate_and_refine_absolute_pose(
@@ -243,15 +164,15 @@ def relative_pose(
         inside COLMAP's
     LO-RANSAC.
     """
-    problem = _TwoViews.make(xy1, xy2, check_intrinsics(K1, "K1"), check_intrinsics(K2, "K2"))
-    _check_threshold(max_error_px)
+    problem = TwoViews.make(xy1, xy2, check_intrinsics(K1, "K1"), check_intrinsics(K2, "K2"))
+    check_threshold(max_error_px)
     needed = max(int(min_inliers), 6)
     if len(problem.index) < needed:
         return problem.failed(f"needs at least {needed} matches, got {len(problem.index)}")
-    cameras = _colmap_camera(problem.K1, *size1), _colmap_camera(problem.K2, *size2)
+    cameras = colmap_camera(problem.K1, *size1), colmap_camera(problem.K2, *size2)
     best: tuple[float, Float64Array] | None = None
     for attempt in range(_MAX_ATTEMPTS):
-        sample = _subset(np.arange(len(problem.index)), seed + attempt)
+        sample = subset(np.arange(len(problem.index)), seed + attempt)
         start = problem.essential_ransac(cameras, sample, max_error_px, seed + attempt, 5_000)
         if start is None:
             continue
@@ -304,30 +225,30 @@ def relative_pose_unknown_focal(
         ValueError: if shapes or sizes are wrong, `max_error_px` is not positive or the range is
             empty.
     """
-    long_side = max(*_check_size(size1), *_check_size(size2))
+    long_side = max(*check_size(size1), *check_size(size2))
     low, high = focal_range
     if not 0 < low <= high:
         raise ValueError(f"focal_range must be two positive factors in order, got {focal_range}")
-    _check_threshold(max_error_px)
+    check_threshold(max_error_px)
     prior = _FOCAL_PRIOR_LONG_SIDES * long_side, _FOCAL_PRIOR_LOG_SIGMA
-    start = _TwoViews.make(xy1, xy2, _centred_K(prior[0], size1), _centred_K(prior[0], size2))
+    start = TwoViews.make(xy1, xy2, _centred_K(prior[0], size1), _centred_K(prior[0], size2))
     needed = max(int(min_inliers), 7)
     if len(start.index) < needed:
         return start.failed(f"needs at least {needed} matches, got {len(start.index)}")
 
-    def at(focal: float) -> _TwoViews:
-        return _TwoViews.make(xy1, xy2, _centred_K(focal, size1), _centred_K(focal, size2))
+    def at(focal: float) -> TwoViews:
+        return TwoViews.make(xy1, xy2, _centred_K(focal, size1), _centred_K(focal, size2))
 
     # Coarse, because the essential matrix of a focal length 20 % off still keeps most inliers.
-    sample = _subset(np.arange(len(start.index)), seed, 500)
-    trials: list[tuple[float, _TwoViews, Float64Array]] = []
+    sample = subset(np.arange(len(start.index)), seed, 500)
+    trials: list[tuple[float, TwoViews, Float64Array]] = []
     for focal in np.geomspace(low, high, 10) * long_side:
         problem = at(float(focal))
-        cameras = _colmap_camera(problem.K1, *size1), _colmap_camera(problem.K2, *size2)
+        cameras = colmap_camera(problem.K1, *size1), colmap_camera(problem.K2, *size2)
         pose = problem.essential_ransac(cameras, sample, max_error_px, seed, 1_000)
         if pose is not None:
             trials.append((problem.inliers(pose, max_error_px)[1], problem, pose))
-    best: tuple[float, _TwoViews, Float64Array] | None = None
+    best: tuple[float, TwoViews, Float64Array] | None = None
     for _, problem, pose in sorted(trials, key=lambda trial: trial[0])[:3]:
         refined, focal = problem.polished(pose, max_error_px, prior)
         problem = at(float(np.clip(focal, low * long_side, high * long_side)))
@@ -381,7 +302,7 @@ def relative_pose_from_pointmaps(
     use = np.isfinite(a).all(-1) & np.isfinite(b).all(-1) & (weight > 0)
     if use.sum() < 3:
         return PointmapPose(
-            _no_pose(), np.nan, np.nan, f"needs at least 3 valid pixels, got {int(use.sum())}"
+            no_pose(), np.nan, np.nan, f"needs at least 3 valid pixels, got {int(use.sum())}"
         )
     source, target, mass = (torch.from_numpy(x[use]) for x in (a, b, weight))
     fit = weighted_procrustes(source, target, mass)
@@ -394,179 +315,10 @@ def relative_pose_from_pointmaps(
     size = max(float(np.median(np.linalg.norm(target.numpy(), axis=-1))), 1e-12)
     scale = float(fit.scale)
     if not scale > 1e-9:
-        return PointmapPose(_no_pose(), np.nan, np.nan, "the two pointmaps have no shape in common")
+        return PointmapPose(no_pose(), np.nan, np.nan, "the two pointmaps have no shape in common")
     residual = _weighted_median(distance, mass.numpy()) / size
     rigid = Similarity(torch.ones_like(fit.scale), fit.rotation, fit.translation)
     return PointmapPose(rigid.matrix().numpy(), scale, residual)
-
-
-@dataclass(frozen=True, eq=False)
-class _TwoViews:
-    """Finite matches of two pinhole views.
-
-    Attributes:
-        total: number of matches given.
-        index: (M,) rows of the finite ones among them.
-        xy1: (M, 2) pixels without skew.
-        xy2: (M, 2).
-        rays1: (M, 3).
-        rays2: (M, 3).
-        K1: intrinsics.
-        K2: intrinsics.
-    """
-
-    total: int
-    index: NDArray[np.intp]
-    xy1: Float64Array
-    xy2: Float64Array
-    rays1: Float64Array
-    rays2: Float64Array
-    K1: Float64Array
-    K2: Float64Array
-
-    @classmethod
-    def make(cls, xy1: ArrayLike, xy2: ArrayLike, K1: Float64Array, K2: Float64Array) -> _TwoViews:
-        pixels1, pixels2 = _paired(xy1, xy2, (2, 2), ("xy1", "xy2"))
-        index = np.flatnonzero(np.isfinite(pixels1).all(1) & np.isfinite(pixels2).all(1))
-        pixels1, pixels2 = pixels1[index], pixels2[index]
-        return cls(
-            total=len(np.asarray(xy1)),
-            index=index,
-            xy1=_unskewed(pixels1, K1),
-            xy2=_unskewed(pixels2, K2),
-            rays1=rays(pixels1, K1),
-            rays2=rays(pixels2, K2),
-            K1=K1,
-            K2=K2,
-        )
-
-    def failed(self, reason: str) -> RelativePoseEstimate:
-        none = np.zeros(self.total, bool)
-        return RelativePoseEstimate(_no_pose(), none, 0, self.K1, self.K2, reason=reason)
-
-    def essential_ransac(
-        self,
-        cameras: tuple[pycolmap.Camera, pycolmap.Camera],
-        sample: NDArray[np.intp],
-        max_error_px: float,
-        seed: int,
-        max_trials: int,
-    ) -> Float64Array | None:
-        """cam2_from_cam1 of the essential matrix with most inliers among `sample`."""
-        options = pycolmap.RANSACOptions()
-        _set_ransac(options, max_error_px, seed)
-        options.max_num_trials = max_trials
-        found: dict[str, Any] | None = pycolmap.estimate_essential_matrix(
-            self.xy1[sample], self.xy2[sample], *cameras, options
-        )
-        if found is None:
-            return None
-        pose = np.eye(4)
-        pose[:3] = found["cam2_from_cam1"].matrix()
-        length = np.linalg.norm(pose[:3, 3])
-        if not np.isfinite(pose).all() or length < 1e-12:
-            return None
-        pose[:3, 3] /= length
-        return pose
-
-    def inliers(self, pose: Float64Array, max_error_px: float) -> tuple[BoolArray, float]:
-        return inliers(pose, self.rays1, self.rays2, self.K1, self.K2, max_error_px)
-
-    def polished(
-        self,
-        pose: Float64Array,
-        max_error_px: float,
-        focal_prior: tuple[float, float] | None = None,
-        widths: tuple[float, ...] = (4.0, 2.0, 1.0, 1.0),
-    ) -> tuple[Float64Array, float]:
-        """The best of the pose (and focal length) and its refinements on ever closer matches."""
-        focal, problem, now = float(self.K1[0, 0]), self, pose
-        best = problem.inliers(pose, max_error_px)[1], pose, focal
-        for width in widths:
-            use, _ = problem.inliers(now, width * max_error_px)
-            # Five numbers of the pose and perhaps one focal length, and one match to judge.
-            if use.sum() < 7:
-                break
-            error = np.abs(
-                sampson_px(now, problem.rays1[use], problem.rays2[use], problem.K1, problem.K2)
-            )
-            # The noise among the inliers, so that outliers near them do not move exact matches.
-            scale = max(2 * float(np.median(error)), 1e-3 * max_error_px)
-            now, focal = refine(
-                now, self.xy1[use], self.xy2[use], problem.K1, problem.K2, scale, focal_prior
-            )
-            if focal_prior is not None:
-                problem = problem._with_focal(focal)
-            cost = problem.inliers(now, max_error_px)[1]
-            if cost < best[0] or width == 1.0 and cost < 1.02 * best[0]:
-                best = cost, now, focal
-        return best[1], best[2]
-
-    def _with_focal(self, focal: float) -> _TwoViews:
-        K1, K2 = self.K1.copy(), self.K2.copy()
-        for K in (K1, K2):
-            K[0, 0] = K[1, 1] = focal
-        return _TwoViews.make(self.xy1, self.xy2, K1, K2)
-
-    def judged(self, pose: Float64Array, max_error_px: float, seed: int) -> RelativePoseEstimate:
-        """Tell general, planar and rotation-only views apart and choose among the planar poses."""
-        use, _ = self.inliers(pose, max_error_px)
-        kind: Literal["general", "planar", "rotation"] = "general"
-        others: tuple[Float64Array, ...] = ()
-        noise = max_error_px / float(self.K2[0, 0])
-        rotation = fit_rotation(self.rays1[use], self.rays2[use], noise)
-        turned = self.rays1 @ rotation.T @ self.K2.T
-        shift = np.linalg.norm(turned[:, :2] / turned[:, 2:] - self.xy2, axis=1)
-        still = (shift < max_error_px) & (turned[:, 2] > 0)
-        if (still & use).sum() >= _DEGENERATE_SHARE * use.sum():
-            kind = "rotation"
-            pose = pose.copy()
-            pose[:3, :3] = rotation
-            use = still
-        else:
-            candidates = self._planar_poses(use, max_error_px, seed)
-            if candidates:
-                kind = "planar"
-                polished = [
-                    self.polished(p, max_error_px, widths=(2.0, 1.0))[0]
-                    for p in (pose, *candidates)
-                ]
-                polished = sorted(polished, key=lambda p: self.inliers(p, max_error_px)[1])
-                pose = polished[0]
-                use, _ = self.inliers(pose, max_error_px)
-                others = tuple(
-                    p
-                    for i, p in enumerate(polished[1:], start=1)
-                    if self.inliers(p, max_error_px)[0].sum() >= _DEGENERATE_SHARE * use.sum()
-                    and all(np.abs(p - q).max() > 1e-3 for q in polished[:i])
-                )
-        every = np.zeros(self.total, bool)
-        every[self.index[use]] = True
-        angle = depths(pose, self.rays1[use], self.rays2[use])[2]
-        return RelativePoseEstimate(
-            cam2_from_cam1=pose,
-            inliers=every,
-            num_inliers=int(use.sum()),
-            K1=self.K1,
-            K2=self.K2,
-            kind=kind,
-            alternatives=others,
-            parallax_deg=float(np.median(angle)) if kind != "rotation" else 0.0,
-        )
-
-    def _planar_poses(self, use: BoolArray, max_error_px: float, seed: int) -> list[Float64Array]:
-        """Poses of the homography that explains the inliers, none if none does."""
-        options = pycolmap.RANSACOptions()
-        _set_ransac(options, max_error_px, seed)
-        options.max_num_trials = 1_000
-        sample = _subset(np.flatnonzero(use), seed, 1000)
-        found: dict[str, Any] | None = pycolmap.estimate_homography_matrix(
-            self.xy1[sample], self.xy2[sample], options
-        )
-        if found is None or found["num_inliers"] < _DEGENERATE_SHARE * len(sample):
-            return []
-        normalised = np.linalg.inv(_without_skew(self.K2)) @ found["H"] @ _without_skew(self.K1)
-        return poses_from_homography(normalised, self.rays1[use], self.rays2[use])
 
 
 def _reprojected_within(
@@ -585,78 +337,8 @@ def _reprojected_within(
     return (in_cam[:, 2] > 0) & (error <= max_error_px)
 
 
-def _colmap_camera(
-    K: Float64Array, height: int, width: int, single_focal: bool = False
-) -> pycolmap.Camera:
-    _check_size((height, width))
-    if single_focal:
-        # The start of the estimation; the minimal solver does not use it.
-        params = [float(max(height, width)), K[0, 2], K[1, 2]]
-        return pycolmap.Camera(model="SIMPLE_PINHOLE", width=width, height=height, params=params)
-    params = [K[0, 0], K[1, 1], K[0, 2], K[1, 2]]
-    return pycolmap.Camera(model="PINHOLE", width=width, height=height, params=params)
-
-
-def _set_ransac(options: pycolmap.RANSACOptions, max_error_px: float, seed: int) -> None:
-    options.max_error = float(max_error_px)
-    options.random_seed = int(seed)
-    options.num_threads = 1
-    options.confidence = 0.9999
-    options.min_inlier_ratio = 0.01
-    options.min_num_trials = 100
-    options.max_num_trials = 20_000
-
-
-def _subset(index: NDArray[np.intp], seed: int, most: int = _MAX_SAMPLED) -> NDArray[np.intp]:
-    """At most `most` entries of `index`, in order, the same for the same seed."""
-    if len(index) <= most:
-        return index
-    return np.sort(np.random.default_rng(seed).choice(index, most, replace=False))
-
-
-def _without_skew(K: Float64Array) -> Float64Array:
-    return np.array([[K[0, 0], 0, K[0, 2]], [0, K[1, 1], K[1, 2]], [0, 0, 1]])
-
-
-def _unskewed(xy: Float64Array, K: Float64Array) -> Float64Array:
-    """Pixels as a camera without skew sees them; pycolmap's pinhole model has none."""
-    if K[0, 1] == 0:
-        return xy
-    return np.stack([xy[:, 0] - K[0, 1] * (xy[:, 1] - K[1, 2]) / K[1, 1], xy[:, 1]], axis=1)
-
-
 def _centred_K(focal: float, size: tuple[int, int]) -> Float64Array:
     return np.array([[focal, 0, size[1] / 2], [0, focal, size[0] / 2], [0, 0, 1]])
-
-
-def _paired(
-    first: ArrayLike, second: ArrayLike, columns: tuple[int, int], names: tuple[str, str]
-) -> tuple[Float64Array, Float64Array]:
-    arrays = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    for array, count, name in zip(arrays, columns, names, strict=True):
-        if array.ndim != 2 or array.shape[1] != count:
-            raise ValueError(f"{name} must have shape (N, {count}), got {array.shape}")
-    if len(arrays[0]) != len(arrays[1]):
-        raise ValueError(
-            f"{names[0]} and {names[1]} must pair up, got {len(arrays[0])} and {len(arrays[1])} "
-            "rows"
-        )
-    return arrays
-
-
-def _check_threshold(max_error_px: float) -> None:
-    if not max_error_px > 0:
-        raise ValueError(f"max_error_px must be positive, got {max_error_px}")
-
-
-def _check_size(size: tuple[int, int]) -> tuple[int, int]:
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"an image size is (height, width) of at least 1, got {size}")
-    return size
-
-
-def _no_pose() -> Float64Array:
-    return np.full((4, 4), np.nan)
 
 
 def _weighted_median(values: Float64Array, weights: Float64Array) -> float:

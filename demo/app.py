@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +69,10 @@ class DemoService:
         Raises:
             gr.Error: the photos cannot be used.
         """
+
+        def show_stage(stage: str, done: int, total: int) -> None:
+            progress((done, total), desc=stage)
+
         uploads = files or []
         if source in self.examples:
             photos = [str(photo) for photo in sorted(self.examples[source].iterdir())]
@@ -84,7 +88,7 @@ class DemoService:
                 size=int(size),
                 surface=show == SURFACES,
                 limits=self.limits,
-                progress=lambda stage, done, total: progress((done, total), desc=stage),
+                progress=show_stage,
             )
         except FileNotFoundError:
             raise _error("the photos are gone; please add them again") from None
@@ -156,7 +160,7 @@ def build_app(service: DemoService) -> gr.Blocks:
             show_progress_on=report,
             api_name="reconstruct",
         )
-        files.upload(lambda: OWN_PHOTOS, None, source, api_name=False)
+        files.upload(lambda: OWN_PHOTOS, None, source, api_visibility="private")
         app.unload(service.close)
     return app
 
@@ -164,6 +168,7 @@ def build_app(service: DemoService) -> gr.Blocks:
 def launch(
     model: str | Path = "weav3r-small",
     *,
+    examples: Mapping[str, Path] | None = None,
     device: str = "auto",
     host: str = "127.0.0.1",
     port: int = 7860,
@@ -175,6 +180,7 @@ def launch(
 
     Args:
         model: bundled name, folder or .safetensors file.
+        examples: folders of photos to choose from, by name.
         device: "auto", "cpu", "cuda", ...
         host: address to listen on. Everyone who reaches it can use this computer's processor.
         port: port to listen on.
@@ -187,11 +193,9 @@ def launch(
         FileNotFoundError, ValueError: the model cannot be loaded.
         OSError: the port is taken.
     """
-    from .. import example_photos
-
     limits = limits or Limits()
     sessions = Sessions()
-    service = DemoService(load_model(model, device=device), example_photos(), sessions, limits)
+    service = DemoService(load_model(model, device=device), dict(examples or {}), sessions, limits)
     if host not in _LOCAL:
         logger.warning("listening on %s: everyone who reaches it can use this computer", host)
     try:

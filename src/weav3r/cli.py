@@ -277,10 +277,19 @@ def demo(
     open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the browser.")] = False,
 ) -> None:
     """Try the reconstruction on a page in the browser."""
+    import weav3r
+
     from .demo.app import launch
 
     output.print(f"http://{host}:{port}  (stop with Ctrl-C)", highlight=False, markup=False)
-    launch(model, device=device, host=host, port=port, open_browser=open_)
+    launch(
+        model,
+        examples=weav3r.example_photos(),
+        device=device,
+        host=host,
+        port=port,
+        open_browser=open_,
+    )
 
 
 @data_app.command("sheet")

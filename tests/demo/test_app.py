@@ -30,6 +30,7 @@ def test_without_gradio_the_error_says_what_to_install(monkeypatch: pytest.Monke
 SERVER = """
 import sys
 from pathlib import Path
+from weav3r import example_photos
 from weav3r.demo import app
 from weav3r.demo.job import JobResult
 
@@ -47,7 +48,7 @@ class ShownSessions(app.Sessions):
         print(self.root, flush=True)
 
 app.run_job, app.Sessions = quick_job, ShownSessions
-app.launch(device="cpu", port=int(sys.argv[1]))
+app.launch(examples=example_photos(), device="cpu", port=int(sys.argv[1]))
 """
 
 

@@ -23,8 +23,10 @@ lint: $(VENV)/.development
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
+# The installed package is checked: in the checkout pyright cannot know that the folders are one.
 types: $(VENV)/.development
-	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyright --pythonpath $(BIN)/python \
+	  "$$($(BIN)/python -c 'import weav3r; print(weav3r.__path__[0])')" tests
 
 wheel: $(VENV)/.development
 	rm -rf build dist

@@ -112,7 +112,8 @@ class DemoService:
 
 def _error(text: str) -> gr.Error:
     """A message that stays on the page until it is closed, and no traceback in the terminal."""
-    return gr.Error(text, duration=None, print_exception=False)
+    line = text.replace(":\n", ": ").replace("\n", "; ")
+    return gr.Error(" ".join(line.split()), duration=None, print_exception=False)
 
 
 def build_app(service: DemoService) -> gr.Blocks:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .images import View
@@ -51,6 +52,8 @@ class MatchingOptions:
     Attributes:
         step: spacing of the anchors, network pixels.
         search_stride: spacing of the first search in the other image, network pixels.
+        search_window: descriptors are averaged over so many pixels for the first search, so that a
+            true match between the searched positions is not missed.
         tolerance: largest distance between an anchor and the end of the way back, network pixels.
         temperature: of the softmax that turns similarities into confidences.
         min_confidence: matches below are dropped.
@@ -61,6 +64,7 @@ class MatchingOptions:
 
     step: int = 4
     search_stride: int = 2
+    search_window: int = 3
     tolerance: float = 3.0
     temperature: float = 0.05
     min_confidence: float = 0.0
@@ -117,9 +121,10 @@ def match_descriptors(
         empty = descriptors1.new_zeros((0, 2))
         return empty, empty, descriptors1.new_zeros((0,))
     queries = _gather(descriptors1, anchors)
-    coarse, forward_confidence = _search(queries, descriptors2, options)
+    smooth1, smooth2 = (_averaged(d, options.search_window) for d in (descriptors1, descriptors2))
+    coarse, forward_confidence = _search(_gather(smooth1, anchors), smooth2, options)
     best, offset = _refine(queries, descriptors2, coarse, radius=options.search_stride)
-    back, backward_confidence = _search(_gather(descriptors2, best), descriptors1, options)
+    back, backward_confidence = _search(_gather(smooth2, best), smooth1, options)
     back, _ = _refine(_gather(descriptors2, best), descriptors1, back, radius=options.search_stride)
     confidence = forward_confidence * backward_confidence
     height, width = descriptors2.shape[:2]
@@ -194,6 +199,15 @@ def _grid(descriptors: Tensor, step: int, border: int) -> Tensor:
 
 def _gather(descriptors: Tensor, positions: Tensor) -> Tensor:
     return descriptors[positions[:, 0], positions[:, 1]]
+
+
+def _averaged(descriptors: Tensor, window: int) -> Tensor:
+    """Descriptors averaged over a square window, as unit vectors."""
+    if window <= 1:
+        return descriptors
+    channels_first = descriptors.permute(2, 0, 1)[None]
+    mean = F.avg_pool2d(channels_first, window, 1, window // 2, count_include_pad=False)
+    return F.normalize(mean[0].permute(1, 2, 0), dim=-1)
 
 
 def _search(queries: Tensor, target: Tensor, options: MatchingOptions) -> tuple[Tensor, Tensor]:

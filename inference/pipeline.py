@@ -203,7 +203,8 @@ def _decode(
     """Decode every pair once and keep what the solvers need: matches, samples, focal lengths."""
     matched = road == "matches" and work.model.config.descriptor_dim > 0 and len(work.views) > 1
     if options is None:  # more photos see each point more often, so each pair may be sparser
-        options = MatchingOptions(step=4 if len(work.views) <= 4 else 6)
+        few = len(work.views) <= 4
+        options = MatchingOptions() if few else MatchingOptions(step=6, search_stride=3)
     work.graph = MatchGraph(len(work.views)) if matched else None
     stage = "decode and match" if matched else "decode"
     with work.timed(stage), show.stage(stage, len(work.pairs)) as advance:

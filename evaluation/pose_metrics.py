@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 AUC_THRESHOLDS_DEG = (5.0, 10.0, 20.0)
 
@@ -117,7 +118,7 @@ def rotation_error_deg(rotation_a: np.ndarray, rotation_b: np.ndarray) -> float:
     return float(np.degrees(np.arctan2(np.linalg.norm(axis), np.trace(delta) - 1.0)))
 
 
-def direction_error_deg(vector_a: np.ndarray, vector_b: np.ndarray) -> float:
+def direction_error_deg(vector_a: ArrayLike, vector_b: ArrayLike) -> float:
     """Angle between two 3-vectors in degrees; 180 when either has no direction."""
     vector_a, vector_b = np.asarray(vector_a, np.float64), np.asarray(vector_b, np.float64)
     norms = np.linalg.norm(vector_a), np.linalg.norm(vector_b)

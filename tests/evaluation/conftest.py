@@ -30,7 +30,7 @@ def eval_root(tmp_path: Path) -> Path:
     generator = np.random.default_rng(0)
     height, width, focal = 96, 128, 120.0
     texture = gaussian_filter(generator.normal(size=(height, width * 2)), 1.2)
-    texture = np.uint8(np.clip(128 + 160 * texture, 0, 255))
+    texture = np.clip(128 + 160 * texture, 0, 255).astype(np.uint8)
     # A plane at z = 4 and a camera 0.4 to the right: every pixel moves 12 to the left.
     K = [[focal, 0, width / 2 - 0.5], [0, focal, height / 2 - 0.5], [0, 0, 1]]
     moved = np.eye(4)
@@ -40,7 +40,7 @@ def eval_root(tmp_path: Path) -> Path:
     for folder in ("images", "depth", "sparse_depth"):
         (wall / folder).mkdir(parents=True)
     left, right = texture[:, 20 : 20 + width], texture[:, 32 : 32 + width]
-    other = np.uint8(generator.integers(0, 255, (height, width)))
+    other = generator.integers(0, 255, (height, width)).astype(np.uint8)
     for name, pixels in (("a.png", left), ("b.png", right), ("c.png", other)):
         Image.fromarray(pixels).convert("RGB").save(wall / "images" / name)
     valid = np.ones((height, width), bool)

@@ -45,10 +45,10 @@ def test_epipolar_error_does_not_see_the_scale_of_the_translation():
 
 def test_homography_error():
     H = np.array([[1.0, 0, -12], [0, 1, 0], [0, 0, 1]])
-    errors = homography_errors_px([[50, 60], [50, 60]], [[38, 60], [38, 62]], H, SIZE)
-    assert errors == pytest.approx([0, 4])
+    xy1, xy2 = np.array([[50.0, 60], [50, 60]]), np.array([[38.0, 60], [38, 62]])
+    assert homography_errors_px(xy1, xy2, H, SIZE) == pytest.approx([0, 4])
     to_infinity = np.array([[1.0, 0, 0], [0, 1, 0], [1, 0, -50]])
-    assert homography_errors_px([[50, 60]], [[1, 1]], to_infinity, SIZE)[0] == np.inf
+    assert homography_errors_px(xy1[:1], np.ones((1, 2)), to_infinity, SIZE)[0] == np.inf
 
 
 def test_disparity_error_and_the_pixel_that_holds_a_position():

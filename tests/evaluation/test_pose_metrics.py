@@ -197,7 +197,7 @@ def test_pose_metrics_agree_with_evalkit(evalkit):
         evalkit.pose.mean_average_accuracy(errors)
     )
     truth = arc_of_cameras(9, seed=4)
-    estimated = {
+    estimated: dict[str, np.ndarray | None] = {
         name: rigid(generator.normal(size=3) * 4, generator.normal(size=3) * 0.05) @ pose
         for name, pose in truth.items()
     }

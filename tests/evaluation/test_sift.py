@@ -29,7 +29,9 @@ def test_the_matching_is_colmaps(wall):
     matcher = pycolmap.FeatureMatcher.create(
         pycolmap.FeatureMatchingOptions(use_gpu=False, num_threads=1), pycolmap.Device.cpu
     )
-    shapes = [np.tile(np.float32([1, 0]), (len(f.xy), 1)) for f in features]  # scale, angle
+    shapes = [
+        np.tile(np.array([1, 0], np.float32), (len(f.xy), 1)) for f in features
+    ]  # scale, angle
     keypoints = [
         pycolmap.keypoints_from_matrix(np.hstack([f.xy.astype(np.float32), shape]))
         for f, shape in zip(features, shapes, strict=True)

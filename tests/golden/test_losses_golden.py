@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -82,7 +82,8 @@ def inputs(data) -> Inputs:
         read["in/corres_1"] + 0.5, read["in/corres_2"] + 0.5, read["in/valid_corres"], True
     )
     targets = PairTargets(
-        *points,
+        points[0],
+        points[1],
         read["in/valid_1"],
         read["in/valid_2"],
         matches,
@@ -97,14 +98,15 @@ def regression(family: str, cls: str, kwargs: dict[str, Any]) -> PointmapRegress
     """Translate the published options."""
     mode = kwargs.get("norm_mode", "avg_dis") or None
     sky = None if family == "dust3r" else kwargs.get("sky_loss_value", 2)
-    log = {False: "no", True: "both", "before": "target"}[kwargs.get("loss_in_log", False)]
+    logs: dict[bool | str, Literal["no", "both", "target"]]
+    logs = {False: "no", True: "both", "before": "target"}
     return PointmapRegression(
         normalisation=mode and mode.removeprefix("?"),
         metric_aware=bool(mode) and mode.startswith("?"),
         keep_target_scale=kwargs.get("gt_scale", False),
         shift_invariant="Shift" in cls,
         scale_invariant="Scale" in cls,
-        log=log,
+        log=logs[kwargs.get("loss_in_log", False)],
         max_metric_distance=kwargs.get("max_metric_scale"),
         sky_error=sky or None,
     )
@@ -198,7 +200,10 @@ def vocabulary(family: str, permutation: Tensor | None) -> dict[str, Any]:
         return Term(evaluate_ap) if name == "ap" else Term(evaluate, run)
 
     def conf_matching(
-        inner: Term, alpha: float, confmode: str = "mean", neg_conf_loss_quantile: float = 0.0
+        inner: Term,
+        alpha: float,
+        confmode: Literal["mean", "prod"] = "mean",
+        neg_conf_loss_quantile: float = 0.0,
     ) -> Term:
         def evaluate(inputs: Inputs) -> tuple[Tensor, Details]:
             match = inner.parts(inputs)

@@ -30,6 +30,20 @@ def snapshot(scene):
     return parts
 
 
+def read_cloud(path: Path) -> trimesh.PointCloud:
+    """A file of points, read by another library."""
+    read = trimesh.load(path)
+    assert isinstance(read, trimesh.PointCloud)
+    return read
+
+
+def read_glb(path: Path) -> trimesh.Scene:
+    """A glTF file, read by another library."""
+    read = trimesh.load(path)
+    assert isinstance(read, trimesh.Scene)
+    return read
+
+
 @pytest.mark.parametrize("name", ["a.glb", "a.ply", "a.npz", "a.json", "folder"])
 def test_writing_twice_gives_the_same_files_and_changes_nothing(plane_scene, tmp_path, name):
     before = snapshot(plane_scene)
@@ -51,7 +65,7 @@ def test_writing_twice_gives_the_same_files_and_changes_nothing(plane_scene, tmp
 
 def test_ply(plane_scene, tmp_path):
     plane_scene.save(tmp_path / "a.ply")
-    read = trimesh.load(tmp_path / "a.ply")
+    read = read_cloud(tmp_path / "a.ply")
     cloud = plane_scene.point_cloud()
     np.testing.assert_array_equal(np.asarray(read.vertices, dtype=np.float32), cloud.points)
     np.testing.assert_array_equal(read.colors[:, :3], cloud.colors)
@@ -107,7 +121,7 @@ def test_glb_points_and_colors(plane_scene, tmp_path):
 
 def test_glb_is_read_by_trimesh_with_one_frustum_per_camera(plane_scene, tmp_path):
     plane_scene.save(tmp_path / "a.glb", camera_size=0.3)
-    read = trimesh.load(tmp_path / "a.glb")
+    read = read_glb(tmp_path / "a.glb")
     frusta = {k: g for k, g in read.geometry.items() if k.startswith("camera_")}
     assert len(frusta) == 4 and len(read.geometry) == 5
     for k, camera in enumerate(plane_scene.cameras[:4]):
@@ -120,7 +134,7 @@ def test_glb_frusta_scale_with_the_scene(plane_scene, tmp_path):
     sizes = []
     for factor in (1.0, 100.0):
         plane_scene.scaled(factor).save(tmp_path / "a.glb")
-        read = trimesh.load(tmp_path / "a.glb")
+        read = read_glb(tmp_path / "a.glb")
         (frustum,) = [g for k, g in read.geometry.items() if k.startswith("camera_0")]
         sizes.append(frustum.extents.max() / factor)
     assert sizes[0] == pytest.approx(sizes[1], rel=1e-3)
@@ -128,7 +142,7 @@ def test_glb_frusta_scale_with_the_scene(plane_scene, tmp_path):
 
 def test_glb_mesh(plane_scene, tmp_path):
     plane_scene.save(tmp_path / "a.glb", mesh=True, cameras=False, max_points=None)
-    (mesh,) = trimesh.load(tmp_path / "a.glb").geometry.values()
+    (mesh,) = read_glb(tmp_path / "a.glb").geometry.values()
     assert len(mesh.faces) == 4 * 2 * (47 * 63 - 5)
     assert len(mesh.vertices) == 4 * (48 * 64 - 5)
     world = gltf_from_opencv(np.asarray(mesh.vertices))
@@ -136,7 +150,7 @@ def test_glb_mesh(plane_scene, tmp_path):
     facing = mesh.face_normals @ gltf_from_opencv(np.array([0.0, 0, 1]))
     assert (facing < 0).all()  # towards the cameras
     plane_scene.save(tmp_path / "b.glb", mesh=True, cameras=False, max_points=4 * 48 * 64 // 4)
-    (coarse,) = trimesh.load(tmp_path / "b.glb").geometry.values()
+    (coarse,) = read_glb(tmp_path / "b.glb").geometry.values()
     assert len(coarse.vertices) <= 48 * 64
 
 
@@ -147,7 +161,7 @@ def test_glb_mesh_does_not_bridge_depth_jumps(plane_scene, tmp_path):
     views[0] = replace(views[0], depth=depth)
     scene = replace(plane_scene, views=views)
     scene.save(tmp_path / "a.glb", mesh=True, cameras=False, max_points=None)
-    (mesh,) = trimesh.load(tmp_path / "a.glb").geometry.values()
+    (mesh,) = read_glb(tmp_path / "a.glb").geometry.values()
     assert len(mesh.faces) == 4 * 2 * (47 * 63 - 5) - 2 * 47
 
 
@@ -156,7 +170,7 @@ def test_glb_with_nothing_in_it(plane_scene, tmp_path):
         plane_scene.save(tmp_path / "a.glb", min_confidence=99, cameras=False)
     assert not list(tmp_path.glob("*.glb"))
     plane_scene.save(tmp_path / "a.glb", min_confidence=99)
-    assert len(trimesh.load(tmp_path / "a.glb").geometry) == 4
+    assert len(read_glb(tmp_path / "a.glb").geometry) == 4
 
 
 # -- npz -------------------------------------------------------------------------------------------
@@ -323,7 +337,7 @@ def test_colmap_writes_the_measured_tracks(plane_scene):
     dense = to_reconstruction(scene, points="dense", max_points=300)
     assert both.num_points3D() == 4 + dense.num_points3D()
     with pytest.raises(ValueError, match="points must be 'both', 'tracks' or 'dense', got 'all'"):
-        to_reconstruction(scene, points="all")
+        to_reconstruction(scene, points="all")  # pyright: ignore[reportArgumentType]
 
 
 def test_colmap_of_one_image_still_has_points(plane_scene):
@@ -365,7 +379,7 @@ def test_nerfstudio_frames_reproject_the_points(plane_scene, tmp_path):
     plane_scene.save(tmp_path / "out" / "transforms.json", copy_images=True)
     document = json.loads((tmp_path / "out" / "transforms.json").read_text())
     assert len(document["frames"]) == 4
-    cloud = trimesh.load(tmp_path / "out" / document["ply_file_path"])
+    cloud = read_cloud(tmp_path / "out" / document["ply_file_path"])
     expected = plane_scene.point_cloud()
     for k, frame in enumerate(document["frames"]):
         with Image.open(tmp_path / "out" / frame["file_path"]) as picture:

@@ -5,6 +5,7 @@ import re
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,7 +82,9 @@ def test_cmyk_jpeg(tmp_path):
 
 def test_lab(tmp_path):
     srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
-    ImageCms.profileToProfile(photo(), srgb, lab, outputMode="LAB").save(tmp_path / "lab.tif")
+    picture = ImageCms.profileToProfile(photo(), srgb, lab, outputMode="LAB")
+    assert picture is not None
+    picture.save(tmp_path / "lab.tif")
     view = load_images(tmp_path, size=128).views[0]
     assert np.abs(view.rgb.astype(int) - np.asarray(photo())).mean() < 6
 
@@ -155,7 +158,7 @@ def test_transparent_pixels_are_masked(tmp_path, kind):
         picture.paste(0, (0, 0, 64, 96))
         picture.save(tmp_path / "a.png", transparency=0)
     mask = one(tmp_path / "a.png").mask
-    assert mask.shape == (48, 64) and mask.dtype == torch.bool
+    assert mask is not None and mask.shape == (48, 64) and mask.dtype == torch.bool
     assert not mask[:, :31].any() and mask[:, 33:].all()
 
 
@@ -201,7 +204,7 @@ def test_exif_orientation(tmp_path, orientation, suffix):
     picture = photo(96, 64)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    lossless = {"lossless": True} if suffix == "webp" else {}
+    lossless: dict[str, Any] = {"lossless": True} if suffix == "webp" else {}
     picture.save(tmp_path / f"a.{suffix}", exif=exif, quality=95, **lossless)
     how = UPRIGHT[orientation]
     upright = picture if how is None else picture.transpose(how)
@@ -241,8 +244,8 @@ def test_reduced_decoding_stays_aligned(tmp_path, orientation):
 
 def test_reduced_decoding_knows_where_the_last_partial_pixel_lies(tmp_path):
     """603x401 at a quarter is 150.75x100.25: the decoder fills up to 151x101, at the far ends."""
+    exif = Image.Exif()
     for orientation, box in {1: (0, 0, 150.75, 100.25), 3: (0.25, 0.75, 151, 101)}.items():
-        exif = Image.Exif()
         exif[0x0112] = orientation
         photo(401, 603).save(tmp_path / "a.jpg", exif=exif)
         assert decode(tmp_path / "a.jpg", reduce_to=150).box == box
@@ -378,6 +381,7 @@ def test_focal_from_the_35_mm_equivalent_uses_the_diagonal(tmp_path):
 
 
 def test_focal_from_the_sensor_resolution(tmp_path):
+    resolution: dict[str, Any]
     resolution = dict(mm=IFDRational(43, 10), xres=IFDRational(1280, 1), w=128, h=96)
     assert focal_of(tmp_path, **resolution, unit=3) == pytest.approx(4.3 * 128)
     assert focal_of(tmp_path, **resolution, unit=2) == pytest.approx(4.3 * 1280 / 25.4)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from weav3r.datasets.views import ViewBatch
 from weav3r.models.loading import load_model
 from weav3r.train.config import Recipe, load_recipe
 from weav3r.train.engine import (
@@ -103,10 +104,10 @@ def test_signal_stops_cleanly(make_recipe, make_scenes, tmp_path) -> None:
         def __init__(self, *args) -> None:
             self.scenes = make_scenes(*args)
 
-        def batch(self, start: int, count: int):
-            if start == 4:
+        def batch(self, start_index: int, batch_size: int) -> ViewBatch:
+            if start_index == 4:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return self.scenes.batch(start, count)
+            return self.scenes.batch(start_index, batch_size)
 
     before = signal.getsignal(signal.SIGTERM)
     result = train(make_recipe(steps=50), output=tmp_path, device="cpu", make_scenes=Interrupting)

@@ -39,7 +39,7 @@ def example(seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Pair, Pa
     valid = [torch.rand(2, 3, 4, generator=generator) < 0.8 for _ in range(2)]
     confidence = [torch.rand(2, 3, 4, generator=generator, dtype=dtype) + 1 for _ in range(2)]
     pair = Pair(View(points(), confidence[0]), View(points(), confidence[1]))
-    return pair, PairTargets(points(), points(), *valid)
+    return pair, PairTargets(points(), points(), valid[0], valid[1])
 
 
 def scaled(pair: Pair, factor: float) -> Pair:

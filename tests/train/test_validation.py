@@ -27,6 +27,8 @@ class Pair:
 class Oracle(nn.Module):
     """Knows the pointmaps of the validation pairs; its descriptors are functions of the points."""
 
+    directions: Tensor
+
     def __init__(self, validator: Validator, size: tuple[int, int]) -> None:
         super().__init__()
         self.pairs = validator._make(size)

@@ -45,8 +45,10 @@ def load_model(
 
     Raises:
         FileNotFoundError: if there is no such file or bundled preset.
-        ValueError: if the format is not supported or the weights do not fit the configuration.
+        ValueError: if the format is not supported, the weights do not fit the configuration, or
+            the device is not there.
     """
+    target = resolve_device(device)  # a wrong one fails before the weights are read
     file = _find_weights(source)
     tensors, metadata = read_tensors(file)
     config = _find_config(file, metadata)
@@ -54,16 +56,38 @@ def load_model(
         model = TwoViewModel(config)
     load_weights(model, tensors, origin=str(file), assign=True)
     set_attention_backend(model, attention)
-    return model.to(resolve_device(device)).eval()
+    return model.to(target).eval()
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """Turn "auto" into cuda, else mps, else cpu; pass everything else on to torch."""
+    """Turn "auto" into cuda, else mps, else cpu; check that another device exists.
+
+    Raises:
+        ValueError: if it does not, or if torch knows no such name.
+    """
     if device != "auto":
-        return torch.device(device)
+        return _existing_device(device)
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _existing_device(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ValueError(
+            f"unknown device {str(device)!r}; use auto, cpu, cuda, cuda:1 or mps"
+        ) from None
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if found.type == "cuda" and (found.index or 0) >= count:
+        raise ValueError(
+            f"device {str(device)!r} is not there: torch {torch.__version__} sees {count} CUDA "
+            "devices; use auto or cpu"
+        )
+    if found.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device 'mps' is not there: torch sees no Metal GPU; use auto or cpu")
+    return found
 
 
 def bundled_weights(name: str) -> Path | None:

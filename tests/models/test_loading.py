@@ -206,6 +206,24 @@ def test_auto_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_device("cpu") == torch.device("cpu")
 
 
+def test_a_device_that_is_not_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"'cuda' is not there.*sees 0 CUDA devices; use auto"):
+        load_model(tmp_path, device="cuda")  # before the weights are looked for
+    with pytest.raises(ValueError, match=r"'mps' is not there.*use auto or cpu"):
+        resolve_device("mps")
+    with pytest.raises(ValueError, match=r"unknown device 'gpu'; use auto, cpu"):
+        resolve_device("gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(ValueError, match=r"'cuda:2' is not there.*sees 2 CUDA devices"):
+        resolve_device("cuda:2")
+
+
 def completion_network(tiny: TwoViewModel) -> CrocoModel:
     config = tiny.config
     return CrocoModel(

@@ -14,7 +14,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -298,14 +298,21 @@ def _map(
 
 
 def _without_shared_images(models: list[SparseModel]) -> list[SparseModel]:
-    """Keep each image in the largest component that holds it."""
+    """Keep each image in the largest component that holds it; a component needs two images."""
     taken: set[int] = set()
     kept = []
     for model in models:
-        if taken & set(model.cameras):
+        own = set(model.cameras) - taken
+        if len(own) < 2:
             continue
-        taken |= set(model.cameras)
-        kept.append(model)
+        taken |= own
+        kept.append(
+            replace(
+                model,
+                cameras={i: camera for i, camera in model.cameras.items() if i in own},
+                observations={i: seen for i, seen in model.observations.items() if i in own},
+            )
+        )
     return kept
 
 

@@ -10,7 +10,13 @@ from weav3r.geometry.camera import Camera
 from weav3r.geometry.ledger import Ledger
 from weav3r.inference.images import View
 from weav3r.inference.matching import Matches
-from weav3r.inference.sfm import MatchGraph, SfmOptions, reconstruct_from_matches
+from weav3r.inference.sfm import (
+    MatchGraph,
+    SfmOptions,
+    SparseModel,
+    _without_shared_images,
+    reconstruct_from_matches,
+)
 
 HEIGHT, WIDTH, FOCAL = 480, 640, 600.0
 
@@ -118,6 +124,17 @@ def test_two_sets_of_photos_come_back_as_two_components() -> None:
     graph = make_graph(truth, pairs, outliers=0.1)
     result = reconstruct_from_matches([make_view(i) for i in range(6)], graph, [600.0] * 6)
     assert sorted(sorted(m.cameras) for m in result.models) == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_photos_beyond_an_overlap_keep_their_component() -> None:
+    def part(*images: int) -> SparseModel:
+        cameras = dict(zip(images, make_cameras(len(images)), strict=True))
+        seen = (np.zeros((1, 2)), np.zeros(1, np.int64))
+        return SparseModel(cameras, np.zeros((1, 3)), np.zeros(1), dict.fromkeys(images, seen))
+
+    kept = _without_shared_images([part(0, 1, 2, 3), part(3, 4, 5), part(0, 6)])
+    assert [sorted(m.cameras) for m in kept] == [[0, 1, 2, 3], [4, 5]]
+    assert [sorted(m.observations) for m in kept] == [[0, 1, 2, 3], [4, 5]]
 
 
 def test_no_matches_give_no_model() -> None:

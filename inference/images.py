@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 MIN_SIDE_PX = 16
 """Images with a shorter side than this hold nothing to reconstruct from."""
 
+MAX_SIZE = 4096
+"""Largest network size, pixels: beyond it the network takes tens of gigabytes."""
+
 _MAX_THREADS = 8  # a 178-megapixel file takes 0.5 GB while it is decoded
 
 Layout = Literal["fit", "reference"]
@@ -134,12 +137,14 @@ def load_images(
 
     Raises:
         FileNotFoundError: a given path does not exist.
-        ValueError: `size` does not fit `patch_size`, or no image at all is usable; the message
-            lists each file and its reason.
+        ValueError: `size` does not fit `patch_size` or is above `MAX_SIZE`, or no image at all is
+            usable; the message lists each file and its reason.
         TypeError: `images` is of another type.
     """
     if patch_size < 1 or size < 2 * patch_size and layout == "fit" or size < patch_size:
         raise ValueError(f"size must be at least two patches of {patch_size} px, got size={size}")
+    if size > MAX_SIZE:
+        raise ValueError(f"size={size} is more than the {MAX_SIZE} px that fit into memory")
     if layout not in ("fit", "reference"):
         raise ValueError(f"layout must be 'fit' or 'reference', got {layout!r}")
     sources = list_sources(images)

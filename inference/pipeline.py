@@ -148,10 +148,9 @@ def reconstruct(
                 f"{network.config.name} predicts no descriptors, which cameras='matches' and "
                 "depth='sweep' need; leave both at 'auto'"
             )
+        size = defaults.size if size is None else size
         with show.stage("photos", 1) as _:
-            loaded = load_images(
-                photos, size=size or defaults.size, patch_size=network.config.patch_size
-            )
+            loaded = load_images(photos, size=size, patch_size=network.config.patch_size)
         work = _encode(network, loaded.views, graph, show)
         _decode(work, camera_road, matching, batch_size, show)
         solution = _solve(work, camera_road, cameras == "auto", sfm, show)
@@ -167,7 +166,7 @@ def reconstruct(
         warnings=work.warnings,
         model=network.config.name,
         settings={
-            "size": size or defaults.size,
+            "size": size,
             "graph": graph,
             "cameras": solution.road,
             "depth": depth_road,

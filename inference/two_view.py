@@ -176,7 +176,7 @@ def match(
         model = load_model(model, device=device)
     loaded = load_images(
         [Path(image1), Path(image2)],
-        size=size or inference_size(model),
+        size=inference_size(model) if size is None else size,
         patch_size=model.config.patch_size,
     )
     if loaded.skipped:

@@ -126,13 +126,20 @@ def test_progress_is_reported(model: TwoViewModel) -> None:
         ({"cameras": "magic"}, "cameras must be one of"),
         ({"depth": "magic"}, "depth must be one of"),
         ({"graph": "magic"}, "magic"),
+        ({"size": 0}, "at least two patches of 16 px, got size=0"),
+        ({"size": 100_000}, "size=100000 is more than"),
     ],
 )
 def test_unknown_options_are_named(model: TwoViewModel, options: dict, message: str) -> None:
+    options = {"size": SIZE, "progress": False} | options
     with pytest.raises(ValueError, match=message):
-        weav3r.reconstruct(
-            weav3r.example_photos()["toy"], model, size=SIZE, progress=False, **options
-        )
+        weav3r.reconstruct(weav3r.example_photos()["toy"], model, **options)
+
+
+def test_matching_refuses_a_size_of_zero(model: TwoViewModel) -> None:
+    left, right = sorted(weav3r.example_photos()["toy"].glob("*.jpg"))
+    with pytest.raises(ValueError, match="got size=0"):
+        weav3r.match(left, right, model, size=0)
 
 
 def test_a_network_without_descriptors_refuses_the_roads_that_need_them() -> None:

@@ -117,7 +117,7 @@ def reconstruct(
         report.write_text(json.dumps(scene.report.to_dict(), indent=2))
     if not quiet:
         output.print(scene.report.summary(), highlight=False, markup=False, soft_wrap=True)
-        output.print(f"wrote {out}", highlight=False, markup=False)
+        output.print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -146,7 +146,7 @@ def match(
     if not quiet:
         output.print(pair.summary(), highlight=False, markup=False, soft_wrap=True)
         if out is not None:
-            output.print(f"wrote {out}", highlight=False, markup=False)
+            output.print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -156,7 +156,8 @@ def examples() -> None:
 
     for name, folder in weav3r.example_photos().items():
         count = sum(1 for f in folder.iterdir() if f.suffix.lower() in (".jpg", ".png"))
-        output.print(f"{name:14s} {count} photos  {folder}", highlight=False, markup=False)
+        line = f"{name:14s} {count} photos  {folder}"
+        output.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -313,7 +314,7 @@ def data_sheet(
     bank = default_bank(textures)
     scenes = ProceduralScenes(height, width, seed=seed, textures=bank)
     make_contact_sheet(scenes, count).save(out)
-    output.print(f"wrote {out}", highlight=False, markup=False)
+    output.print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)
 
 
 @data_app.command("textures")
@@ -342,7 +343,7 @@ def data_textures(
     )
     for source, reason in report.skipped.items():
         console.print(f"skipped {source}: {reason}", highlight=False, markup=False)
-    output.print(f"wrote {folder}", highlight=False, markup=False)
+    output.print(f"wrote {folder}", highlight=False, markup=False, soft_wrap=True)
 
 
 @models_app.command("list")

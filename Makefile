@@ -9,6 +9,8 @@ EXAMPLE ?= leuven
 BIN = $(VENV)/bin
 # The checkout's folder `datasets` must not hide the Hugging Face package of that name.
 export PYTHONSAFEPATH = 1
+# Threads that wait asleep do not steal time from the others on a busy machine.
+export OMP_WAIT_POLICY = PASSIVE
 
 .PHONY: scene test lint types wheel clean
 

@@ -14,7 +14,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,8 @@ from .images import View
 from .matching import Matches
 
 _log = logging.getLogger(__name__)
+
+_FOCAL_SHARES = (0.1, 50.0)  # of the long side: beyond are degenerate solutions, not lenses
 
 
 @dataclass(frozen=True)
@@ -291,7 +293,9 @@ def _map(
     output = folder / ("relaxed" if relaxed else "strict")
     output.mkdir()
     found = pycolmap.incremental_mapping(database_path, folder, output, settings)
-    models = [_to_model(reconstruction) for reconstruction in found.values()]
+    models = [
+        _to_model(reconstruction) for reconstruction in found.values() if _usable(reconstruction)
+    ]
     models = [model for model in models if len(model.cameras) >= 2]
     models.sort(key=lambda m: (-len(m.cameras), -len(m.points), min(m.cameras)))
     return _without_shared_images(models)
@@ -306,14 +310,30 @@ def _without_shared_images(models: list[SparseModel]) -> list[SparseModel]:
         if len(own) < 2:
             continue
         taken |= own
-        kept.append(
-            replace(
-                model,
-                cameras={i: camera for i, camera in model.cameras.items() if i in own},
-                observations={i: seen for i, seen in model.observations.items() if i in own},
-            )
-        )
+        kept.append(model if len(own) == len(model.cameras) else _part(model, own))
     return kept
+
+
+def _part(model: SparseModel, images: set[int]) -> SparseModel:
+    """Some images of a model, with the points that they observe."""
+    observations = {i: seen for i, seen in model.observations.items() if i in images}
+    used = np.unique(np.concatenate([point for _, point in observations.values()]))
+    return SparseModel(
+        cameras={i: camera for i, camera in model.cameras.items() if i in images},
+        points=model.points[used],
+        errors_px=model.errors_px[used],
+        observations={i: (xy, np.searchsorted(used, p)) for i, (xy, p) in observations.items()},
+    )
+
+
+def _usable(reconstruction: pycolmap.Reconstruction) -> bool:
+    """Whether bundle adjustment left cameras that can exist: it does not bound focal lengths."""
+    ids = {reconstruction.image(i).camera_id for i in reconstruction.reg_image_ids()}
+    for camera in (reconstruction.camera(i) for i in ids):
+        low, high = (share * max(camera.height, camera.width) for share in _FOCAL_SHARES)
+        if not low < camera.mean_focal_length() < high:
+            return False
+    return True
 
 
 def _to_model(reconstruction: pycolmap.Reconstruction) -> SparseModel:

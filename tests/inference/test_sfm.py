@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pycolmap
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from weav3r.inference.sfm import (
     MatchGraph,
     SfmOptions,
     SparseModel,
+    _usable,
     _without_shared_images,
     reconstruct_from_matches,
 )
@@ -129,12 +131,26 @@ def test_two_sets_of_photos_come_back_as_two_components() -> None:
 def test_photos_beyond_an_overlap_keep_their_component() -> None:
     def part(*images: int) -> SparseModel:
         cameras = dict(zip(images, make_cameras(len(images)), strict=True))
-        seen = (np.zeros((1, 2)), np.zeros(1, np.int64))
-        return SparseModel(cameras, np.zeros((1, 3)), np.zeros(1), dict.fromkeys(images, seen))
+        points = np.arange(3.0 * len(images)).reshape(-1, 3)  # each image sees one of its own
+        seen = {i: (np.zeros((1, 2)), np.array([n])) for n, i in enumerate(images)}
+        return SparseModel(cameras, points, np.zeros(len(points)), seen)
 
-    kept = _without_shared_images([part(0, 1, 2, 3), part(3, 4, 5), part(0, 6)])
-    assert [sorted(m.cameras) for m in kept] == [[0, 1, 2, 3], [4, 5]]
-    assert [sorted(m.observations) for m in kept] == [[0, 1, 2, 3], [4, 5]]
+    whole, cut = _without_shared_images([part(0, 1, 2, 3), part(3, 4, 5), part(0, 6)])
+    assert (sorted(whole.cameras), len(whole.points)) == ([0, 1, 2, 3], 4)
+    assert sorted(cut.cameras) == sorted(cut.observations) == [4, 5]
+    assert np.array_equal(cut.points, [[3, 4, 5], [6, 7, 8]])
+    assert cut.observations[4][1].tolist() == [0] and cut.observations[5][1].tolist() == [1]
+
+
+@pytest.mark.parametrize("focal_px", [-1700.0, 20.0, 1e6, float("nan")])
+def test_a_focal_length_that_no_lens_has_is_no_solution(focal_px: float) -> None:
+    reconstruction = pycolmap.synthesize_dataset(
+        pycolmap.SyntheticDatasetOptions(num_frames_per_rig=2, num_points3D=20)
+    )
+    assert _usable(reconstruction)
+    for camera in reconstruction.cameras.values():
+        camera.focal_length = focal_px
+    assert not _usable(reconstruction)
 
 
 def test_no_matches_give_no_model() -> None:

@@ -94,13 +94,15 @@ class PairMatch:
         return "\n".join(lines)
 
     def save(self, path: str | Path) -> None:
-        """Write the matches as .npz or .csv, or draw them as .png.
+        """Write the matches as .npz or .csv, or draw them as .png; missing folders are made.
 
         Raises:
             ValueError: for another suffix.
         """
         path = Path(path)
         suffix = path.suffix.lower()
+        if suffix in (".npz", ".csv", ".png"):
+            path.parent.mkdir(parents=True, exist_ok=True)
         if suffix == ".npz":
             np.savez_compressed(
                 path,

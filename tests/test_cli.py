@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -148,6 +149,37 @@ def test_an_unknown_suffix_fails_before_the_work(run: Run) -> None:
     assert_one_line(outcome, "cannot tell the format of 'scene.obj'", ".glb")
     outcome = run("match", "a.jpg", "b.jpg", "-o", "matches.txt")
     assert_one_line(outcome, "matches.txt", ".npz, .csv or .png")
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_place_that_cannot_be_written_fails_before_the_work(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    below = tmp_path / "file" / "deep" / "scene.glb"
+    outcome = run("reconstruct", "--example", "toy", "-o", below)
+    assert_one_line(outcome, f"--output {below}", "is a file, not a folder")
+    readable = lambda place, mode: mode != os.W_OK  # noqa: E731 - root may write anywhere
+    monkeypatch.setattr(os, "access", readable)
+    outcome = run("match", "a.jpg", "b.jpg", "-o", tmp_path / "m.png")
+    assert_one_line(outcome, f"no permission to write to {tmp_path}")
+    monkeypatch.setattr(os, "access", lambda p, mode: mode != os.W_OK or Path(p).is_dir())
+    (tmp_path / "report.json").write_text("{}")
+    arguments = ("--example", "toy", "-o", tmp_path / "s.glb", "--report", tmp_path / "report.json")
+    assert_one_line(run("reconstruct", *arguments), "--report", "no permission", "report.json")
+
+
+def test_errors_of_the_system_name_the_file_first(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def occupied() -> None:
+        (tmp_path / "is-a-folder").mkdir()
+        (tmp_path / "is-a-folder").write_text("")
+
+    monkeypatch.setattr(weav3r, "example_photos", occupied)
+    outcome = run("examples")
+    assert outcome.status == 2
+    assert f"error: {tmp_path / 'is-a-folder'}: " in outcome.err
 
 
 @pytest.mark.usefixtures("no_work")

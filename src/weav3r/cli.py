@@ -30,6 +30,11 @@ models_app = typer.Typer(help="Checkpoints and presets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
 
+_WRONG_INPUT = (
+    *(ValueError, TypeError, ImportError),
+    *(FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError),
+)
+
 console = Console(stderr=True)
 output = Console()
 
@@ -97,6 +102,9 @@ def reconstruct(
 
     source = _photos_or_example(photos, example)
     check_target(out, format)  # fail before the long work, not after it
+    _check_writable(out, "--output")
+    if report is not None:
+        _check_writable(report, "--report")
     scene = weav3r.reconstruct(
         source,
         model=model,
@@ -114,6 +122,7 @@ def reconstruct(
         options["min_confidence"] = min_confidence
     scene.save(out, **options)
     if report is not None:
+        report.parent.mkdir(parents=True, exist_ok=True)
         report.write_text(json.dumps(scene.report.to_dict(), indent=2))
     if not quiet:
         output.print(scene.report.summary(), highlight=False, markup=False, soft_wrap=True)
@@ -136,8 +145,10 @@ def match(
     """Match two photos and estimate how the camera moved between them."""
     import weav3r
 
-    if out is not None and out.suffix.lower() not in (".npz", ".csv", ".png"):
-        raise ValueError(f"--output {out}: matches are written as .npz, .csv or .png")
+    if out is not None:
+        if out.suffix.lower() not in (".npz", ".csv", ".png"):
+            raise ValueError(f"--output {out}: matches are written as .npz, .csv or .png")
+        _check_writable(out, "--output")
     pair = weav3r.match(
         image1, image2, model=model, device=device, size=size, min_confidence=min_confidence
     )
@@ -382,6 +393,19 @@ def _photos_or_example(photos: list[str] | None, example: str | None) -> Any:
     return photos[0] if len(photos) == 1 and Path(photos[0]).is_dir() else photos
 
 
+def _check_writable(path: Path, option: str) -> None:
+    """Fail before the long work where nothing could be written after it."""
+    folder = path if path.is_dir() else path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise ValueError(f"{option} {path}: {folder} is a file, not a folder")
+    existing = path if path.exists() else folder
+    for place in (folder, existing):
+        if not os.access(place, os.W_OK):
+            raise ValueError(f"{option} {path}: no permission to write to {place}; name another")
+
+
 def main() -> None:
     """Run the command; turn errors into one line and an exit status."""
     # OpenMP reads it when torch is loaded. Waiting threads that spin triple the time of a run on a
@@ -389,7 +413,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
-    except (ValueError, TypeError, FileNotFoundError, PermissionError, ImportError) as error:
+    except _WRONG_INPUT as error:
         _fail(error, 2)
     except KeyboardInterrupt:
         console.print("interrupted")
@@ -402,7 +426,10 @@ def _fail(error: Exception, status: int) -> None:
     if os.environ.get("WEAV3R_DEBUG") == "1":
         raise error
     kind = "" if status == 2 else f"{type(error).__name__}: "
-    head, *items = (line.strip() for line in str(error).splitlines() or [""])
+    message = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        message = f"{error.filename}: {error.strerror}"
+    head, *items = (line.strip() for line in message.splitlines() or [""])
     console.print(f"[bold red]error:[/] {kind}", end="", highlight=False)
     console.print(
         f"{head} {'; '.join(items)}".strip(), highlight=False, markup=False, soft_wrap=True

@@ -249,11 +249,13 @@ def _solve(
         if found.models:
             return _from_sparse(work, found)
         if len(work.views) == 2 or not may_switch:
-            solution = _from_best_pair(work, found)
+            ratio = (options or SfmOptions()).min_inlier_ratio
+            solution = _from_best_pair(work, found, ratio)
             if solution is not None:
                 return solution
         work.warnings.append(
-            "the matches gave no cameras; they come from the regressed pointmaps, which are rougher"
+            "the matches gave no cameras, perhaps because the photos show different places; the "
+            "cameras are guesses from the regressed pointmaps"
         )
     with work.timed("cameras"), show.stage("cameras", 1) as _:
         aligned = align_pairs(work.samples, len(work.views))
@@ -354,7 +356,7 @@ def _to_first_camera(model: SparseModel) -> SparseModel:
     return SparseModel(cameras, points * scale, model.errors_px, model.observations)
 
 
-def _from_best_pair(work: _Work, found: SfmResult) -> _Solution | None:
+def _from_best_pair(work: _Work, found: SfmResult, min_inlier_ratio: float) -> _Solution | None:
     """Two cameras from the pair with the most consistent matches, when mapping gave up."""
     if not found.pairs:
         return None
@@ -368,7 +370,8 @@ def _from_best_pair(work: _Work, found: SfmResult) -> _Solution | None:
     scale = max(_pixel_scale(work.views[k]) for k in (i, j))
     sizes = {k: work.views[k].ledger.original_size for k in (i, j)}
     estimate = relative_pose(matches.xy1, matches.xy2, K[i], K[j], sizes[i], sizes[j], 1.5 * scale)
-    if not estimate or estimate.num_inliers < 16:
+    needed = max(16, min_inlier_ratio * len(matches))  # photos of different places fall below
+    if not estimate or estimate.num_inliers < needed:
         return None
     cameras = {
         i: Camera(K=K[i], cam_from_world=np.eye(4), height=sizes[i][0], width=sizes[i][1]),

@@ -94,6 +94,15 @@ def test_an_unrelated_photo_is_left_out_and_named(model: TwoViewModel, tmp_path:
     assert any("noise.png" in r.second for r in scene.report.rejected)
 
 
+def test_two_photos_of_different_places_are_not_joined_by_matches(model: TwoViewModel) -> None:
+    examples = weav3r.example_photos()
+    photos = [sorted(examples[name].glob("*.jpg"))[0] for name in ("living_room", "toy")]
+    scene = weav3r.reconstruct(photos, model, size=SIZE, progress=False)
+    assert len(scene.report.rejected) == 1
+    assert scene.report.settings["cameras"] == "pointmaps"
+    assert any("show different places" in w for w in scene.report.warnings)
+
+
 def test_the_pointmap_road_gives_a_scene_too(model: TwoViewModel) -> None:
     scene = weav3r.reconstruct(
         weav3r.example_photos()["toy"],
@@ -170,7 +179,7 @@ def test_match_two_photos(model: TwoViewModel, tmp_path: Path) -> None:
     # rectified: corresponding points lie on the same row
     inliers = pose.inliers
     assert np.median(np.abs(pair.xy1[inliers, 1] - pair.xy2[inliers, 1])) < 3
-    for name in ("m.npz", "m.csv", "m.png"):
+    for name in ("m.npz", "m.csv", "new/folder/m.png"):
         pair.save(tmp_path / name)
         assert (tmp_path / name).stat().st_size > 100
     with pytest.raises(ValueError, match="use .npz, .csv or .png"):

@@ -26,9 +26,11 @@ lint: $(VENV)/.development
 	$(BIN)/lint-imports
 
 # The installed package is checked: in the checkout pyright cannot know that the folders are one.
+# It is copied first, because pyright skips whatever lies below a hidden folder such as .venv.
 types: $(VENV)/.development
-	$(BIN)/pyright --pythonpath $(BIN)/python \
-	  "$$($(BIN)/python -c 'import weav3r; print(weav3r.__path__[0])')" tests
+	rm -rf build/types && mkdir -p build/types
+	cp -R "$$($(BIN)/python -c 'import weav3r; print(weav3r.__path__[0])')" build/types/weav3r
+	$(BIN)/pyright --pythonpath $(BIN)/python build/types/weav3r tests
 
 wheel: $(VENV)/.development
 	rm -rf build dist

@@ -2,6 +2,7 @@
 the clients are replaced by functions that hand out packages made here."""
 
 import csv
+import importlib.util
 import io
 import logging
 import shutil
@@ -212,8 +213,8 @@ def test_version_comes_from_the_file_name(name: str, version: str) -> None:
 
 
 def test_missing_clients_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(texture_packages.shutil, "which", lambda name: None)
-    monkeypatch.setattr(texture_packages.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SourceUnavailableError, match="pip is not installed"):
         fetch_wheel("demo==1.2", tmp_path)
     with pytest.raises(SourceUnavailableError, match="apt-get and dpkg-deb are needed"):
@@ -376,7 +377,7 @@ def test_bank_from_a_real_deb_with_an_inner_archive(
     command = ["dpkg-deb", "--root-owner-group", "--build", str(root), str(package)]
     subprocess.run(command, check=True, capture_output=True)
     offer(package)
-    monkeypatch.setattr(texture_packages.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     inside = Selection("inner/more", "photo", 4, copyright_prefix="images/")
     source = TextureSource("demo-data", "deb", 1, (*DEB_DEMO.selections, inside), r"\.pk3$")
     report = build_texture_bank(tmp_path / "bank", sources=[source])

@@ -91,6 +91,8 @@ def choose_neighbours(
 
 def depth_range(depths: np.ndarray) -> tuple[float, float]:
     """Nearest and farthest depth to try around the sparse depths seen in a photo."""
+    if not len(depths):  # nothing known: the scene's median depth is one
+        return 0.1, 10.0
     near, far = np.percentile(depths, [1.0, 99.0])
     return max(0.6 * float(near), 1e-6), 2.0 * float(far)
 
@@ -184,7 +186,8 @@ def _similarity_volume(
             point = direction + start * w  # z * (direction / z) + origin, up to the factor z
             x, y = _FINER * point[:, 0] / point[:, 2], _FINER * point[:, 1] / point[:, 2]
             inside = (point[:, 2] > 0) & (x >= 0) & (y >= 0) & (x < width) & (y < height)
-            index = y.clamp(0, height - 1).long() * width + x.clamp(0, width - 1).long()
+            column = x.nan_to_num(0).clamp(0, width - 1).long()
+            index = y.nan_to_num(0).clamp(0, height - 1).long() * width + column
             score = (query * flat[index]).sum(-1)
             volume[k] = torch.where(inside, score, torch.nan)
         volumes.append(volume.T.numpy())

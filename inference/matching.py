@@ -68,7 +68,7 @@ class MatchingOptions:
     tolerance: float = 3.0
     temperature: float = 0.05
     min_confidence: float = 0.0
-    max_matches: int = 4096
+    max_matches: int = 1500
     border: int = 2
     block: int = 1024
 

@@ -44,7 +44,7 @@ class SfmOptions:
 
     max_error_network_px: float = 1.5
     min_inliers: int = 24
-    min_inlier_ratio: float = 0.12
+    min_inlier_ratio: float = 0.15
     share_focal: bool = True
     seed: int = 0
     threads: int = 1

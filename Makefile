@@ -5,7 +5,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-EXAMPLE ?= leuven
+EXAMPLE ?= toy
 BIN = $(VENV)/bin
 # The checkout's folder `datasets` must not hide the Hugging Face package of that name.
 export PYTHONSAFEPATH = 1

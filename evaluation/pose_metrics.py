@@ -1,7 +1,7 @@
 """Errors of relative and absolute camera poses, and the numbers that papers make of them.
 
-Numpy only. Poses are 4x4 `cam_from_world` or `cam2_from_cam1` in OpenCV axes. A pair or an image
-without an estimate is never left out: it enters every number as an infinite error.
+Numpy in, numbers out. Poses are 4x4 `cam_from_world` or `cam2_from_cam1` in OpenCV axes. A pair or
+an image without an estimate is never left out: it enters every number as an infinite error.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from ..geometry.camera import rigid_inverse_array
 
 AUC_THRESHOLDS_DEG = (5.0, 10.0, 20.0)
 
@@ -250,10 +252,10 @@ def all_pair_errors(
         pose1, pose2 = estimated.get(first), estimated.get(second)
         relative = None
         if is_rigid(pose1) and is_rigid(pose2):
-            relative = np.asarray(pose2, np.float64) @ rigid_inverse(pose1)
+            relative = np.asarray(pose2, np.float64) @ rigid_inverse_array(np.asarray(pose1))
         errors[first, second] = relative_pose_error(
             relative,
-            true[second] @ rigid_inverse(true[first]),
+            true[second] @ rigid_inverse_array(true[first]),
             fold_sign=fold_sign,
             min_baseline=min_baseline_share * extent,
         )
@@ -321,15 +323,6 @@ def fit_similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.nd
     return scale, rotation, target_mean - scale * rotation @ source_mean
 
 
-def rigid_inverse(transform: np.ndarray | None) -> np.ndarray:
-    """Inverse of one 4x4 rigid transform in numpy float64."""
-    transform = np.asarray(transform, dtype=np.float64)
-    inverse = np.eye(4)
-    inverse[:3, :3] = transform[:3, :3].T
-    inverse[:3, 3] = -transform[:3, :3].T @ transform[:3, 3]
-    return inverse
-
-
 def bootstrap_intervals(
     groups: Sequence[np.ndarray],
     statistic: Callable[[np.ndarray], Sequence[float] | np.ndarray],
@@ -381,7 +374,7 @@ def bootstrap_intervals(
 
 
 def _centre(cam_from_world: np.ndarray | None) -> np.ndarray:
-    return rigid_inverse(cam_from_world)[:3, 3]
+    return rigid_inverse_array(np.asarray(cam_from_world))[:3, 3]
 
 
 def _median(values: np.ndarray) -> float:

@@ -64,6 +64,11 @@ class View:
         return int(self.image.shape[-2]), int(self.image.shape[-1])
 
     @property
+    def pixel_scale(self) -> float:
+        """Original pixels per network pixel, along the horizontal."""
+        return 1.0 / self.ledger.scale[1]
+
+    @property
     def rgb(self) -> np.ndarray:
         """(H, W, 3) uint8 pixels at network size."""
         scaled = (self.image * 0.5 + 0.5).clamp(0, 1) * 255

@@ -116,12 +116,23 @@ def match_descriptors(
         centres), and confidence (N,) in (0, 1], sorted from surest to least sure.
     """
     options = options or MatchingOptions()
+    smooth1, smooth2 = (_averaged(d, options.search_window) for d in (descriptors1, descriptors2))
+    return _match(descriptors1, descriptors2, smooth1, smooth2, options)
+
+
+def _match(
+    descriptors1: Tensor,
+    descriptors2: Tensor,
+    smooth1: Tensor,
+    smooth2: Tensor,
+    options: MatchingOptions,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`match_descriptors` with the averaged maps at hand."""
     anchors = _grid(descriptors1, options.step, options.border)
     if len(anchors) == 0 or min(descriptors2.shape[:2]) < 3:
         empty = descriptors1.new_zeros((0, 2))
         return empty, empty, descriptors1.new_zeros((0,))
     queries = _gather(descriptors1, anchors)
-    smooth1, smooth2 = (_averaged(d, options.search_window) for d in (descriptors1, descriptors2))
     coarse, forward_confidence = _search(_gather(smooth1, anchors), smooth2, options)
     best, offset = _refine(queries, descriptors2, coarse, radius=options.search_stride)
     back, backward_confidence = _search(_gather(smooth2, best), smooth1, options)
@@ -156,9 +167,11 @@ def match_pair(
         Two `Matches`, both with `xy1` in `view1` and `xy2` in `view2`: the positions of the first
         are on the anchor grid of `view1`, those of the second on the anchor grid of `view2`.
     """
+    options = options or MatchingOptions()
     descriptors1, descriptors2 = (d.to(device) for d in joint_descriptors(result))
-    forward = match_descriptors(descriptors1, descriptors2, options)
-    backward = match_descriptors(descriptors2, descriptors1, options)
+    smooth1, smooth2 = (_averaged(d, options.search_window) for d in (descriptors1, descriptors2))
+    forward = _match(descriptors1, descriptors2, smooth1, smooth2, options)
+    backward = _match(descriptors2, descriptors1, smooth2, smooth1, options)
     return (
         _to_original(forward[0], forward[1], forward[2], view1, view2),
         _to_original(backward[1], backward[0], backward[2], view1, view2),

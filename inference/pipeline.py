@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,8 +37,6 @@ from .progress import Progress, make_progress
 from .report import RejectedPair, SceneReport
 from .scene import Scene, SceneView, Tracks
 from .sfm import MatchGraph, SfmOptions, SfmResult, SparseModel, reconstruct_from_matches
-
-_log = logging.getLogger(__name__)
 
 CameraRoad = Literal["auto", "matches", "pointmaps"]
 DepthRoad = Literal["auto", "sweep", "pointmaps"]
@@ -125,9 +122,10 @@ def reconstruct(
             (stage, done, total).
 
     Returns:
-        The scene of the largest connected set of photos. World frame: that of its first camera,
-        OpenCV axes. Everything is in original pixels. Photos that could not be placed have no
-        camera; `scene.report` names them and every file that was skipped.
+        The scene, with every connected set of photos as a component of its own. World frame of a
+        component: that of its first camera, OpenCV axes. Everything is in original pixels. Photos
+        that could not be placed have no camera; `scene.report` names them and every file that was
+        skipped.
 
     Raises:
         FileNotFoundError: a photo or folder does not exist.
@@ -213,7 +211,7 @@ def _decode(
             work.samples += samples
             for index, sample in ((i, samples[0]), (j, samples[1])):
                 if np.isfinite(sample.focal_px) and sample.focal_px > 0:
-                    scale = _pixel_scale(work.views[index])
+                    scale = work.views[index].pixel_scale
                     work.focal_votes_px[index].append(sample.focal_px * scale)
             if work.graph is not None:
                 forward, backward = match_pair(
@@ -367,7 +365,7 @@ def _from_best_pair(work: _Work, found: SfmResult, min_inlier_ratio: float) -> _
     for k in (i, j):
         view = work.views[k]
         K[k] = _intrinsics(view.exif_focal_px or guesses[k], *view.ledger.original_size)
-    scale = max(_pixel_scale(work.views[k]) for k in (i, j))
+    scale = max(work.views[k].pixel_scale for k in (i, j))
     sizes = {k: work.views[k].ledger.original_size for k in (i, j)}
     estimate = relative_pose(matches.xy1, matches.xy2, K[i], K[j], sizes[i], sizes[j], 1.5 * scale)
     needed = max(16, min_inlier_ratio * len(matches))  # photos of different places fall below
@@ -449,11 +447,6 @@ def _aligned_view(
 
 
 # -- depth -----------------------------------------------------------------------------------------
-
-
-def _pixel_scale(view: View) -> float:
-    """Original pixels per network pixel."""
-    return 1.0 / float(view.ledger.network_from_original[0, 0])
 
 
 def _network_camera(view: View, camera: Camera) -> Camera:

@@ -9,7 +9,6 @@ Reference: Schoenberger & Frahm, "Structure-from-Motion Revisited", CVPR 2016.
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -23,8 +22,6 @@ import pycolmap
 from ..geometry.camera import Camera
 from .images import View
 from .matching import Matches
-
-_log = logging.getLogger(__name__)
 
 _FOCAL_SHARES = (0.1, 50.0)  # of the long side: beyond are degenerate solutions, not lenses
 
@@ -91,7 +88,6 @@ class MatchGraph:
         self._xy: list[list[np.ndarray]] = [[] for _ in range(num_images)]
         self._count = [0] * num_images
         self._pairs: dict[tuple[int, int], list[np.ndarray]] = defaultdict(list)
-        self.confidence: dict[tuple[int, int], float] = {}
 
     def add(self, first: int, second: int, matches: Matches) -> None:
         """Append matches between two images (`xy1` in `first`)."""
@@ -231,11 +227,6 @@ def _write_camera(
     return database.write_rig(rig), camera
 
 
-def _pixel_scale(view: View) -> float:
-    """Original pixels per network pixel."""
-    return 1.0 / float(view.ledger.network_from_original[0, 0])
-
-
 def _verify(
     database_path: Path,
     folder: Path,
@@ -249,7 +240,7 @@ def _verify(
     geometry.min_num_inliers = options.min_inliers
     geometry.min_inlier_ratio = options.min_inlier_ratio
     geometry.detect_watermark = False
-    geometry.ransac.max_error = options.max_error_network_px * max(_pixel_scale(v) for v in views)
+    geometry.ransac.max_error = options.max_error_network_px * max(v.pixel_scale for v in views)
     geometry.ransac.min_inlier_ratio = max(0.05, options.min_inlier_ratio)
     geometry.ransac.random_seed = options.seed
     geometry.ransac.num_threads = options.threads

@@ -71,7 +71,7 @@ class PairMatch:
             raise ValueError("give both K1 and K2, or neither")
         size1, size2 = self.view1.ledger.original_size, self.view2.ledger.original_size
         if max_error_px is None:
-            max_error_px = 1.5 * max(_pixel_scale(self.view1), _pixel_scale(self.view2))
+            max_error_px = 1.5 * max(self.view1.pixel_scale, self.view2.pixel_scale)
         if K1 is None or K2 is None:
             return relative_pose_unknown_focal(self.xy1, self.xy2, size1, size2, max_error_px)
         return relative_pose(self.xy1, self.xy2, K1, K2, size1, size2, max_error_px)
@@ -209,8 +209,3 @@ class PairMatcher:
         """Match two photos; see `match`."""
         pair = match(image1, image2, self.model, size=self.size, options=self.options)
         return pair.matches
-
-
-def _pixel_scale(view: View) -> float:
-    """Original pixels per network pixel."""
-    return 1.0 / float(view.ledger.network_from_original[0, 0])

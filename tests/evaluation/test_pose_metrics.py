@@ -15,11 +15,11 @@ from weav3r.evaluation.pose_metrics import (
     pose_auc,
     relative_focal_error,
     relative_pose_error,
-    rigid_inverse,
     rotation_error_deg,
     summarise_pose_errors,
     trajectory_error,
 )
+from weav3r.geometry.camera import rigid_inverse_array
 
 
 def rigid(rotation_vector_deg, translation):
@@ -126,11 +126,11 @@ def test_trajectory_error_is_blind_to_a_similarity():
     rotation = Rotation.from_rotvec([0.3, 1.0, -0.5]).as_matrix()
     estimated = {}
     for name, cam_from_world in truth.items():
-        world_from_cam = rigid_inverse(cam_from_world)
+        world_from_cam = rigid_inverse_array(cam_from_world)
         moved = np.eye(4)
         moved[:3, :3] = rotation @ world_from_cam[:3, :3]
         moved[:3, 3] = 0.4 * rotation @ world_from_cam[:3, 3] + [5, -3, 2]
-        estimated[name] = rigid_inverse(moved)
+        estimated[name] = rigid_inverse_array(moved)
     error = trajectory_error(estimated, truth)
     assert (error.images, error.registered) == (7, 7)
     assert error.rmse < 1e-12

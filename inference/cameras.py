@@ -1,0 +1,312 @@
+"""From what the pairs say to the cameras of every component.
+
+Two roads: the matches' (`sfm`) and the pointmaps' (`alignment`). Whichever is taken, the result has
+the same form: cameras in original pixels, and known depths that fix the scale of the dense maps.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..geometry.camera import Camera
+from ..geometry.pose import relative_pose
+from ..models.two_view import EncodedImages, TwoViewModel
+from .alignment import AlignedCameras, PairSamples, align_pairs
+from .images import View
+from .matching import Matches
+from .progress import Progress
+from .report import RejectedPair
+from .scene import Tracks
+from .sfm import MatchGraph, SfmOptions, SfmResult, SparseModel, reconstruct_from_matches
+
+
+@dataclass
+class Work:
+    """Everything one run gathers on its way."""
+
+    model: TwoViewModel
+    views: list[View]
+    encoded: list[EncodedImages]
+    pairs: list[tuple[int, int]]
+    samples: list[PairSamples] = field(default_factory=list)
+    graph: MatchGraph | None = None
+    matches: dict[tuple[int, int], Matches] = field(default_factory=dict)
+    focal_votes_px: list[list[float]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    rejected: list[RejectedPair] = field(default_factory=list)
+    timings_s: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time spent inside to `timings_s[stage]`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings_s[stage] = self.timings_s.get(stage, 0.0) + time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Cameras of all components and what fixes the scale of their depths.
+
+    Attributes:
+        cameras: image -> camera in ORIGINAL pixels, in the frame of its component.
+        anchors: image -> (xy (n, 2) network pixels, depth (n,)) of known points.
+        shared: (i, j), i < j -> (n, 3) points that both see, in their component's frame.
+        components: images of each component, largest first.
+        road: "matches", "pointmaps" or "single".
+        tracks: sparse points with their observations, if the road makes some.
+    """
+
+    cameras: dict[int, Camera]
+    anchors: dict[int, tuple[np.ndarray, np.ndarray]]
+    shared: dict[tuple[int, int], np.ndarray]
+    components: list[list[int]]
+    road: str
+    tracks: Tracks | None = None
+
+
+def solve_cameras(
+    work: Work, may_switch: bool, options: SfmOptions | None, show: Progress
+) -> Solution:
+    """Place the photos by the chosen road.
+
+    Args:
+        work: what encoding and decoding gathered; rejected pairs and warnings are added to it.
+        may_switch: whether the pointmaps may follow at once where mapping gives nothing; if not,
+            the best pair of photos is tried before them.
+        options: of the matches' road.
+        show: progress.
+    """
+    if len(work.views) == 1:
+        work.warnings.append("one photo only: shape and scale are the network's guess")
+        return _solve_single(work)
+    if work.graph is not None:
+        with work.timed("cameras"), show.stage("cameras", 1) as _:
+            found = reconstruct_from_matches(work.views, work.graph, _focal_guesses(work), options)
+            work.rejected = [
+                RejectedPair(
+                    work.views[pair[0]].name,
+                    work.views[pair[1]].name,
+                    f"only {v.num_inliers} of {v.num_matches} matches fit one camera motion",
+                )
+                for pair, v in found.pairs.items()
+                if not v.accepted
+            ]
+        if found.models:
+            return _from_sparse(work, found)
+        if len(work.views) == 2 or not may_switch:
+            ratio = (options or SfmOptions()).min_inlier_ratio
+            solution = _from_best_pair(work, found, ratio)
+            if solution is not None:
+                return solution
+        work.warnings.append(
+            "the matches gave no cameras, perhaps because the photos show different places; the "
+            "cameras are guesses from the regressed pointmaps"
+        )
+    with work.timed("cameras"), show.stage("cameras", 1) as _:
+        aligned = align_pairs(work.samples, len(work.views))
+    return _from_aligned(work, aligned)
+
+
+def _focal_guesses(work: Work) -> list[float]:
+    """Per photo a starting focal length in original pixels: the pointmaps' median, kept sane."""
+    guesses = []
+    for view, votes in zip(work.views, work.focal_votes_px, strict=True):
+        long_side = max(view.ledger.original_size)
+        guess = float(np.median(votes)) if votes else 1.2 * long_side
+        guesses.append(float(np.clip(guess, 0.6 * long_side, 2.0 * long_side)))
+    return guesses
+
+
+def _solve_single(work: Work) -> Solution:
+    view, sample = work.views[0], work.samples[0]
+    focal = view.exif_focal_px or _focal_guesses(work)[0]
+    height, width = view.ledger.original_size
+    camera = Camera(
+        K=_intrinsics(focal, height, width), cam_from_world=np.eye(4), height=height, width=width
+    )
+    h, w = view.size
+    xy = np.array([[w / 2, h / 2]])
+    depth = np.array([float(sample.points[0, :, 2].median())])
+    return Solution({0: camera}, {0: (xy, depth)}, {}, [[0]], "single")
+
+
+def _intrinsics(focal: float, height: int, width: int) -> np.ndarray:
+    return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
+
+
+def _from_sparse(work: Work, found: SfmResult) -> Solution:
+    """Bring every model into its own frame: first camera at the identity, median depth one."""
+    cameras: dict[int, Camera] = {}
+    anchors: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    shared: dict[tuple[int, int], np.ndarray] = {}
+    models = [_to_first_camera(m) for m in found.models]
+    for model in models:
+        cameras |= model.cameras
+        seen_by: dict[int, set[int]] = {}
+        for index, (xy, point) in model.observations.items():
+            _, depth = model.cameras[index].project(model.points[point])
+            good = depth > 0
+            network_xy = np.asarray(work.views[index].ledger.points_to_network(xy[good]))
+            anchors[index] = (network_xy, depth[good])
+            seen_by[index] = set(point[good].tolist())
+        for i, j in itertools.combinations(sorted(seen_by), 2):
+            shared[(i, j)] = model.points[sorted(seen_by[i] & seen_by[j])]
+    components = [sorted(m.cameras) for m in models]
+    _warn_about_components(work, components, "too few consistent matches")
+    return Solution(cameras, anchors, shared, components, "matches", _tracks(models))
+
+
+def _tracks(models: Sequence[SparseModel]) -> Tracks:
+    image, point, xy, offset = [], [], [], 0
+    for model in models:
+        for index, (positions, points) in sorted(model.observations.items()):
+            image.append(np.full(len(points), index))
+            point.append(points + offset)
+            xy.append(positions)
+        offset += len(model.points)
+    return Tracks(
+        points=np.concatenate([m.points for m in models]),
+        image=np.concatenate(image),
+        point=np.concatenate(point),
+        xy=np.concatenate(xy).astype(np.float64),
+        error_px=np.concatenate([m.errors_px for m in models]),
+    )
+
+
+def _warn_about_components(work: Work, components: list[list[int]], reason: str) -> None:
+    left = set(range(len(work.views))) - {i for c in components for i in c}
+    if left:
+        names = ", ".join(work.views[i].name for i in sorted(left))
+        work.warnings.append(f"not placed, {reason}: {names}")
+    if len(components) > 1:
+        sizes = ", ".join(str(len(c)) for c in components)
+        work.warnings.append(
+            f"the photos fall into {len(components)} groups ({sizes} photos) without common "
+            "points; each has a frame and a scale of its own"
+        )
+
+
+def _to_first_camera(model: SparseModel) -> SparseModel:
+    first = model.cameras[min(model.cameras)]
+    points = model.points @ first.cam_from_world[:3, :3].T + first.cam_from_world[:3, 3]
+    depth = points[:, 2][points[:, 2] > 0]
+    scale = 1.0 / float(np.median(depth)) if len(depth) else 1.0
+    cameras = {}
+    for index, camera in model.cameras.items():
+        pose = camera.cam_from_world @ first.world_from_cam
+        pose[:3, 3] *= scale
+        cameras[index] = Camera(
+            K=camera.K, cam_from_world=pose, height=camera.height, width=camera.width
+        )
+    return SparseModel(cameras, points * scale, model.errors_px, model.observations)
+
+
+def _from_best_pair(work: Work, found: SfmResult, min_inlier_ratio: float) -> Solution | None:
+    """Two cameras from the pair with the most consistent matches, when mapping gave up."""
+    if not found.pairs:
+        return None
+    i, j = max(found.pairs, key=lambda pair: (found.pairs[pair].num_inliers, pair))
+    matches = work.matches[(i, j)]
+    guesses = _focal_guesses(work)
+    K = {}
+    for k in (i, j):
+        view = work.views[k]
+        K[k] = _intrinsics(view.exif_focal_px or guesses[k], *view.ledger.original_size)
+    scale = max(work.views[k].pixel_scale for k in (i, j))
+    sizes = {k: work.views[k].ledger.original_size for k in (i, j)}
+    estimate = relative_pose(matches.xy1, matches.xy2, K[i], K[j], sizes[i], sizes[j], 1.5 * scale)
+    needed = max(16, min_inlier_ratio * len(matches))  # photos of different places fall below
+    if not estimate or estimate.num_inliers < needed:
+        return None
+    cameras = {
+        i: Camera(K=K[i], cam_from_world=np.eye(4), height=sizes[i][0], width=sizes[i][1]),
+        j: Camera(
+            K=K[j], cam_from_world=estimate.cam2_from_cam1, height=sizes[j][0], width=sizes[j][1]
+        ),
+    }
+    xy1, xy2 = matches.xy1[estimate.inliers], matches.xy2[estimate.inliers]
+    points = _triangulate(cameras[i], cameras[j], xy1, xy2)
+    depth_i, depth_j = cameras[i].project(points)[1], cameras[j].project(points)[1]
+    good = (depth_i > 0) & (depth_j > 0) & np.isfinite(points).all(-1)
+    if good.sum() < 16:
+        return None
+    work.warnings.append(
+        "the photos were taken from nearly the same place or share little: depth is unsure"
+    )
+    anchors = {
+        k: (np.asarray(work.views[k].ledger.points_to_network(xy[good])), depth[good])
+        for k, xy, depth in ((i, xy1, depth_i), (j, xy2, depth_j))
+    }
+    _warn_about_components(work, [[i, j]], "too few consistent matches")
+    return Solution(cameras, anchors, {(i, j): points[good]}, [[i, j]], "matches")
+
+
+def _triangulate(a: Camera, b: Camera, xy1: np.ndarray, xy2: np.ndarray) -> np.ndarray:
+    """Midpoints of the viewing rays of matched pixels, (n, 3)."""
+    one = np.ones(len(xy1))
+    u = a.unproject(xy1.astype(float), one) - a.center
+    v = b.unproject(xy2.astype(float), one) - b.center
+    baseline = b.center - a.center
+    uu, vv, uv = (u * u).sum(-1), (v * v).sum(-1), (u * v).sum(-1)
+    ub, vb = u @ baseline, v @ baseline
+    determinant = np.maximum(uu * vv - uv**2, 1e-12)
+    s = (ub * vv - vb * uv) / determinant
+    t = (ub * uv - vb * uu) / determinant
+    return 0.5 * (a.center + s[:, None] * u + b.center + t[:, None] * v)
+
+
+def _from_aligned(work: Work, aligned: Sequence[AlignedCameras]) -> Solution:
+    cameras: dict[int, Camera] = {}
+    anchors: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    shared: dict[tuple[int, int], np.ndarray] = {}
+    for component in aligned:
+        for n, index in enumerate(component.images):
+            cameras[index], anchors[index] = _aligned_view(work.views[index], component, n)
+        network = {i: network_camera(work.views[i], cameras[i]) for i in component.images}
+        world = {i: network[i].unproject(*anchors[i]) for i in component.images}
+        for i, j in itertools.combinations(component.images, 2):
+            xy, z = network[j].project(world[i])
+            height, width = work.views[j].size
+            inside = (z > 0) & (xy >= 0).all(-1) & (xy[:, 0] < width) & (xy[:, 1] < height)
+            shared[(i, j)] = world[i][inside]
+    components = [list(c.images) for c in aligned]
+    _warn_about_components(work, components, "no pair connects them")
+    return Solution(cameras, anchors, shared, components, "pointmaps")
+
+
+def _aligned_view(
+    view: View, component: AlignedCameras, n: int
+) -> tuple[Camera, tuple[np.ndarray, np.ndarray]]:
+    """Camera in original pixels and known depths of the n-th image of an aligned component."""
+    height, width = view.size
+    original_height, original_width = view.ledger.original_size
+    camera = Camera(
+        K=view.ledger.K_to_original(_intrinsics(float(component.focal_px[n]), height, width)),
+        cam_from_world=component.cam_from_world[n],
+        height=original_height,
+        width=original_width,
+    )
+    grid = component.grid_depth[n]
+    rows = np.round(np.linspace(0, height - 1, grid.shape[0])) + 0.5
+    columns = np.round(np.linspace(0, width - 1, grid.shape[1])) + 0.5
+    x, y = np.meshgrid(columns, rows)
+    return camera, (np.stack([x, y], -1).reshape(-1, 2), grid.reshape(-1))
+
+
+def network_camera(view: View, camera: Camera) -> Camera:
+    height, width = view.size
+    return Camera(
+        K=np.asarray(view.ledger.K_to_network(camera.K)),
+        cam_from_world=camera.cam_from_world,
+        height=height,
+        width=width,
+    )

@@ -4,8 +4,9 @@ Geometry repeats `render_torch` operation by operation with correctly rounded di
 and without fused multiply-add, so it has the same bits. Solids are dropped per tile by bounding
 spheres, with a margin far above rounding. `TRITON_INTERPRET=1` runs the kernels on a CPU.
 """
-# Kernels are another language in Python's syntax.
+# Kernels are another language in Python's syntax, and Triton is often not installed.
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportMissingImports=false, reportIndexIssue=false
 
 from __future__ import annotations
 

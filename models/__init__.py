@@ -1,10 +1,12 @@
 """The two-view model, its heads and presets, and checkpoint files."""
 
 from .config import PRESETS, ConfidenceMode, ModelConfig
-from .loading import initialise_from_croco, load_model, resolve_device, save_checkpoint
+from .loading import load_model, resolve_device
 from .outputs import EncodedImages, PairPrediction, ViewPrediction
 from .registry import ModelInfo, available_models, checkpoint_info, model_info
+from .storage import save_checkpoint
 from .two_view import TwoViewModel
+from .weights import initialise_from_croco
 
 __all__ = [
     "PRESETS",

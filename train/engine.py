@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from ..models.config import PRESETS, ModelConfig
-from ..models.loading import load_model, save_checkpoint
+from ..models.loading import load_model
+from ..models.storage import save_checkpoint
 from ..models.two_view import TwoViewModel
 from .config import Recipe, load_recipe, recipe_to_dict
 from .criterion import PairCriterion

@@ -14,8 +14,8 @@ from torch import Tensor
 from weav3r.croco_like import CROCO_PRESETS, CrocoModel
 from weav3r.models import PRESETS, ConfidenceMode, ModelConfig, TwoViewModel, ViewPrediction
 from weav3r.models.heads import RawMaps
-from weav3r.models.loading import load_weights
 from weav3r.models.outputs import activate_confidence, activate_descriptors, activate_points
+from weav3r.models.weights import load_weights
 
 NETWORKS = ["twoview_linear", "twoview_dpt", "mast3r_catmlpdpt"]
 PIXEL_RTOL, PIXEL_ATOL = 1e-5, 1e-6  # elementwise formulas in float32

@@ -22,14 +22,8 @@ from weav3r.models import (
     resolve_device,
     save_checkpoint,
 )
-from weav3r.models.loading import (
-    SCALE_SUFFIX,
-    duplicate_decoder,
-    load_weights,
-    pack_tensors,
-    read_tensors,
-    unpack_tensors,
-)
+from weav3r.models.storage import SCALE_SUFFIX, pack_tensors, read_tensors, unpack_tensors
+from weav3r.models.weights import duplicate_decoder, load_weights
 
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 32 * 32).view(2, 1, 3, 32, 32)
 

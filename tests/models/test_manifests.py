@@ -13,7 +13,7 @@ import torch
 
 from weav3r.croco_like import CROCO_PRESETS, CrocoConfig, CrocoModel
 from weav3r.models import PRESETS, ModelConfig, TwoViewModel
-from weav3r.models.loading import canonical_keys
+from weav3r.models.weights import canonical_keys
 
 FILE = Path(__file__).parent / "data" / "manifests.json.gz"
 MANIFESTS: Mapping[str, Any] = json.loads(gzip.decompress(FILE.read_bytes()))

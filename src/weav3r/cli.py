@@ -272,6 +272,60 @@ def evaluate(
     output.print(report.to_markdown(), highlight=False, markup=False, soft_wrap=True)
 
 
+@app.command()
+def benchmark(
+    model: Annotated[
+        str, typer.Argument(help="Preset (random weights when none are at hand) or checkpoint.")
+    ] = "weav3r-small",
+    size: Annotated[
+        str | None,
+        typer.Option(help="WIDTHxHEIGHT in pixels, or the long side of a 4:3 photo."),
+    ] = None,
+    device: DeviceOption = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    batch: Annotated[int, typer.Option(help="Pairs at once.")] = 1,
+    repeat: Annotated[int, typer.Option(help="Timed runs; medians are shown.")] = 3,
+    threads: Annotated[int | None, typer.Option(help="Threads on the CPU; default: all.")] = None,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Run the blocks through torch.compile.")
+    ] = False,
+    graph: Annotated[
+        str | None,
+        typer.Option(help="Also run a graph: complete, linear, or as for `reconstruct`."),
+    ] = None,
+    images: Annotated[int, typer.Option(help="Images in that graph.")] = 8,
+    json_: Annotated[Path | None, typer.Option("--json", help="Also write JSON here.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Measure speed and memory of a network on this machine."""
+    from .evaluation.speed import SpeedSettings, measure_speed, parse_size
+
+    settings = SpeedSettings(
+        size=None if size is None else parse_size(size),
+        device=device,
+        dtype=dtype,  # type: ignore[arg-type]
+        batch=batch,
+        repeat=repeat,
+        threads=threads,
+        compile=compile_,
+        graph=graph,
+        images=images,
+    )
+    if json_ is not None:
+        _check_writable(json_, "--json")
+
+    def say(step: str) -> None:
+        if not quiet:
+            console.print(step, highlight=False, markup=False)
+
+    report = measure_speed(model, settings, say)
+    output.print(report.table())
+    output.print(report.summary(), highlight=False, markup=False, soft_wrap=True)
+    if json_ is not None:
+        report.write(json_)
+        output.print(f"wrote {json_}", highlight=False, markup=False, soft_wrap=True)
+
+
 def _number(text: str, where: str) -> int:
     if not text.isdigit():
         raise ValueError(f"--methods {where}: expected a size in pixels after the @")

@@ -34,6 +34,8 @@ class ConfidenceMode:
     def __post_init__(self) -> None:
         if self.kind not in ("exp", "sigmoid"):
             raise ValueError(f"confidence kind must be exp or sigmoid, got {self.kind!r}")
+        if not all(type(bound) in (int, float) for bound in (self.low, self.high)):
+            raise ValueError(f"confidence bounds must be numbers, got {self}")
         if not self.low < self.high or (self.kind == "sigmoid" and math.isinf(self.high)):
             raise ValueError(f"confidence range must be finite and rising, got {self}")
 
@@ -106,12 +108,14 @@ class ModelConfig:
     freeze: Freeze = "none"
 
     def __post_init__(self) -> None:
+        self._check_types()
         require_divisible(self.encoder_dim, self.encoder_heads, "encoder")
         require_divisible(self.decoder_dim, self.decoder_heads, "decoder")
         for field, choices in _CHOICES.items():
             if getattr(self, field) not in choices:
                 raise ValueError(
-                    f"{field} must be one of {', '.join(choices)}, got {getattr(self, field)!r}"
+                    f"{field} must be one of {', '.join(choices)}, "
+                    f"got {_clipped(getattr(self, field))}"
                 )
         if any(side % self.patch_size for side in self.image_size):
             raise ValueError(
@@ -137,6 +141,28 @@ class ModelConfig:
             raise ValueError(
                 f"dpt_hooks must lie in 0..decoder_depth={self.decoder_depth}, got {hooks}"
             )
+
+    def _check_types(self) -> None:
+        if not isinstance(self.name, str) or len(self.name) > 200:
+            raise ValueError("name must be text of at most 200 characters")
+        for field, bounds in _NUMBERS.items():
+            if field != "rope_reference_grid" or self.rope_reference_grid is not None:
+                check_number(field, getattr(self, field), bounds)
+        for field in _FLAGS:
+            if not isinstance(getattr(self, field), bool):
+                raise ValueError(f"{field} must be true or false, got {getattr(self, field)!r}")
+        for field in ("confidence", "descriptor_confidence"):
+            if not isinstance(getattr(self, field), ConfidenceMode | None):
+                raise ValueError(f"{field} must be a ConfidenceMode, got {getattr(self, field)!r}")
+        for field, count in _TUPLES.items():
+            values = getattr(self, field)
+            if values is None and field == "dpt_hooks":
+                continue
+            if not isinstance(values, tuple) or len(values) != count:
+                raise ValueError(f"{field} must be {count} whole numbers, got {values!r}")
+            low = 0 if field == "dpt_hooks" else 1
+            for value in values:
+                check_number(field, value, Bounds(low, 16384))
 
     @property
     def hooks(self) -> tuple[int, int, int, int]:
@@ -174,7 +200,7 @@ class ModelConfig:
         if "enc_embed_dim" in data or "head_type" in data:
             return config_from_published(data)
         known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(data) - known)
+        unknown = sorted(set(map(str, data)) - known)
         if unknown:
             raise ValueError(
                 f"unknown fields in the model configuration: {', '.join(unknown)}; "
@@ -182,6 +208,63 @@ class ModelConfig:
             )
         values = {key: _from_plain(key, value) for key, value in data.items()}
         return cls(**values)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a number in a configuration may be.
+
+    Far above any network of this kind; they keep a hostile file from asking for all the memory.
+
+    Attributes:
+        low: smallest value.
+        high: largest value.
+        whole: no fractions.
+    """
+
+    low: float
+    high: float
+    whole: bool = True
+
+
+_WIDTH, _DEPTH, _HEADS = Bounds(1, 16384), Bounds(1, 256), Bounds(1, 1024)
+_NUMBERS: dict[str, Bounds] = {
+    "patch_size": Bounds(1, 256),
+    "encoder_dim": _WIDTH,
+    "encoder_depth": _DEPTH,
+    "encoder_heads": _HEADS,
+    "decoder_dim": _WIDTH,
+    "decoder_depth": _DEPTH,
+    "decoder_heads": _HEADS,
+    "mlp_ratio": Bounds(0.01, 64, whole=False),
+    "rope_base": Bounds(1e-3, 1e9, whole=False),
+    "rope_reference_grid": Bounds(1, 16384),
+    "descriptor_dim": Bounds(0, 4096),
+    "dpt_feature_dim": _WIDTH,
+    "dpt_last_dim": _WIDTH,
+    "local_token_dim": _WIDTH,
+}
+_TUPLES = {"image_size": 2, "dpt_layer_dims": 4, "dpt_hooks": 4, "local_dims": 4}
+_FLAGS = ("two_confidences", "qk_norm", "coordinate_features")
+
+
+def check_number(name: str, value: Any, bounds: Bounds) -> None:
+    """Check one number of a configuration.
+
+    Raises:
+        ValueError: with the field's name, what it may be and what came.
+    """
+    kinds = (int,) if bounds.whole else (int, float)
+    if type(value) not in kinds or not bounds.low <= value <= bounds.high:
+        kind = "a whole number" if bounds.whole else "a number"
+        raise ValueError(
+            f"{name} must be {kind} from {bounds.low:g} to {bounds.high:g}, got {_clipped(value)}"
+        )
+
+
+def _clipped(value: Any) -> str:
+    text = repr(value) if not isinstance(value, int) or value.bit_length() < 200 else "a huge one"
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -214,9 +297,10 @@ def _confidence_from_plain(value: Any) -> ConfidenceMode | None:
     try:
         kind, low, high = value
         return ConfidenceMode(kind, float(low), float(high))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
-            f"a confidence mode is [kind, low, high], for example ['exp', 1, 'inf'], got {value!r}"
+            "a confidence mode is [kind, low, high], for example ['exp', 1, 'inf'], got "
+            f"{_clipped(value)}"
         ) from error
 
 
@@ -237,7 +321,13 @@ _PUBLISHED_HEADS: dict[str, tuple[PointHead, DescriptorHead]] = {
     "dpt": ("dpt", "none"),
     "catmlp+dpt": ("dpt", "mlp"),
 }
-# Meaningless for the weights, or with one value only in every release.
+# Of fields with one meaning in every release: the values that have it.
+_PUBLISHED_FIXED: dict[str, tuple[Any, ...]] = {
+    "patch_embed_cls": ("PatchEmbedDust3R", "ManyAR_PatchEmbed", "PatchEmbed"),
+    "norm_im2_in_dec": (True,),
+    "desc_mode": ("norm",),
+}
+# Meaningless for the weights, or translated by hand.
 _PUBLISHED_IGNORED = {
     "landscape_only",
     "patch_embed_cls",
@@ -267,37 +357,67 @@ def config_from_published(data: Mapping[str, Any]) -> ModelConfig:
     Raises:
         ValueError: for a field or a value that no implemented network has.
     """
-    unknown = sorted(set(data) - set(_PUBLISHED_NAMES) - _PUBLISHED_IGNORED)
-    if unknown:
-        raise ValueError(f"unknown fields in a published model configuration: {', '.join(unknown)}")
+    _check_published(data)
     head = data.get("head_type", "linear")
     if head not in _PUBLISHED_HEADS:
         raise ValueError(f"head_type must be one of {', '.join(_PUBLISHED_HEADS)}, got {head!r}")
     point_head, descriptor_head = _PUBLISHED_HEADS[head]
-    output = re.fullmatch(r"pts3d(?:\+desc(\d+))?", data.get("output_mode", "pts3d"))
+    output = re.fullmatch(r"pts3d(?:\+desc(\d{1,9}))?", data.get("output_mode", "pts3d"))
     if output is None or bool(output[1]) != (descriptor_head == "mlp"):
         raise ValueError(f"output_mode {data.get('output_mode')!r} does not fit head_type {head!r}")
-    position = re.fullmatch(r"RoPE(\d+(?:\.\d+)?)", str(data.get("pos_embed", "cosine")))
+    position = re.fullmatch(r"RoPE(\d{1,9}(?:\.\d{1,9})?)", data.get("pos_embed", "cosine"))
     if position is None:
         raise ValueError(
             f"two-view networks need pos_embed like 'RoPE100', got {data.get('pos_embed')!r}"
         )
-    mode, *bounds = data.get("depth_mode", ("exp", -math.inf, math.inf))
-    if any(not math.isinf(float(bound)) for bound in bounds):
-        raise ValueError(f"depth_mode must be unbounded, got {data.get('depth_mode')!r}")
-    size = data.get("img_size", (224, 224))
     values = {ours: data[theirs] for theirs, ours in _PUBLISHED_NAMES.items() if theirs in data}
-    return ModelConfig(
-        image_size=(size, size) if isinstance(size, int) else (int(size[0]), int(size[1])),
+    config = ModelConfig(
+        image_size=_published_size(data.get("img_size", (224, 224))),
         rope_base=float(position[1]),
         point_head=point_head,
         descriptor_head=descriptor_head,
         descriptor_dim=int(output[1] or 0),
-        point_mode=mode,
+        point_mode=_published_point_mode(data.get("depth_mode", ("exp", -math.inf, math.inf))),
         confidence=_confidence_from_plain(data.get("conf_mode", ("exp", 1, math.inf))),
         descriptor_confidence=_confidence_from_plain(data.get("desc_conf_mode")),
         **values,
     )
+    for preset in PRESETS.values():
+        if dataclasses.replace(config, name=preset.name) == preset:
+            return preset
+    return config
+
+
+def _check_published(data: Mapping[str, Any]) -> None:
+    unknown = sorted(set(map(str, data)) - set(_PUBLISHED_NAMES) - _PUBLISHED_IGNORED)
+    if unknown:
+        raise ValueError(f"unknown fields in a published model configuration: {', '.join(unknown)}")
+    for field in ("head_type", "output_mode", "pos_embed", "freeze"):
+        if not isinstance(data.get(field, ""), str):
+            raise ValueError(f"{field} must be text, got {_clipped(data[field])}")
+    for field, choices in _PUBLISHED_FIXED.items():
+        if field in data and data[field] not in choices:
+            raise ValueError(
+                f"{field} must be {' or '.join(map(repr, choices))}, got {_clipped(data[field])}"
+            )
+
+
+def _published_size(value: Any) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int) else value
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+        raise ValueError(f"img_size must be one or two whole numbers, got {_clipped(value)}")
+    return (pair[0], pair[1])
+
+
+def _published_point_mode(value: Any) -> PointMode:
+    try:
+        mode, low, high = value
+        unbounded = float(low) == -math.inf and float(high) == math.inf
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"depth_mode is [mode, '-inf', 'inf'], got {_clipped(value)}") from None
+    if not unbounded:
+        raise ValueError(f"depth_mode must be unbounded, got {_clipped(value)}")
+    return mode
 
 
 _SMALL = ModelConfig(

@@ -1,0 +1,204 @@
+"""The zip archive that `torch.save` writes, mapped into memory and read without trust."""
+
+from __future__ import annotations
+
+import io
+import mmap
+import os
+import re
+import struct
+import sys
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._pickle import StoredTensor, interpret
+
+MAX_DIRECTORY_BYTES = 4 * 2**20  # of the list of entries; 1000 tensors take 80 kB
+MAX_PROGRAM_BYTES = 16 * 2**20  # of the pickle; 1000 tensors take 150 kB
+
+_ZIP_MAGIC = b"PK\x03\x04"
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # magic, length of the name, of the extra field
+_SAVE_AGAIN = "load it with torch where you trust it, and write it again with torch.save"
+
+
+class TorchArchive:
+    """A `torch.save` file of torch 1.6 or newer.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        value: what the file holds, with `StoredTensor` in the place of tensors; see `interpret`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: naming the file, if it is damaged, of another kind, or asks for anything that
+            a checkpoint does not need.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with _BoundedFile(path) as file:
+            _require_zip(path, file.read(_HEAD_BYTES))
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            self._entries = _read_directory(path, file)
+        self._checked: set[str] = set()
+        self._root = self._find_root()
+        self.value = self._interpret()
+
+    def tensors(self, stored: Mapping[str, StoredTensor]) -> dict[str, Tensor]:
+        """Give views of the mapped file; changing one changes memory only, never the file.
+
+        Args:
+            stored: parts of `value`, by name.
+
+        Returns:
+            The tensors in their stored types. Those that share a storage in the file share memory.
+
+        Raises:
+            ValueError: if the checksum of a storage is wrong, or the tensors together describe
+                more than twice the file (each storage is there for one tensor and one alias).
+        """
+        if sum(entry.nbytes for entry in stored.values()) > 2 * len(self._map):
+            raise ValueError(f"{self.path}: its tensors together are larger than the file")
+        flat = self._storages(entry for entry in stored.values() if entry.nbytes)
+        return {
+            name: torch.empty(entry.shape, dtype=entry.dtype)
+            if entry.nbytes == 0
+            else flat[entry.key, entry.dtype].as_strided(entry.shape, entry.stride, entry.offset)
+            for name, entry in stored.items()
+        }
+
+    def _storages(self, stored: Iterable[StoredTensor]) -> dict[tuple[str, torch.dtype], Tensor]:
+        flat: dict[tuple[str, torch.dtype], Tensor] = {}
+        for entry in stored:
+            index = (entry.key, entry.dtype)
+            if index in flat:
+                continue
+            name = f"{self._root}/data/{entry.key}"
+            start, size = self._checked_span(name)
+            if start % entry.dtype.itemsize:
+                raise ValueError(f"{self.path}: {name} is not aligned; {_SAVE_AGAIN}")
+            flat[index] = torch.frombuffer(
+                self._map, dtype=entry.dtype, count=size // entry.dtype.itemsize, offset=start
+            )
+        return flat
+
+    def _find_root(self) -> str:
+        roots = [n.removesuffix("/data.pkl") for n in self._entries if n.endswith("/data.pkl")]
+        if len(roots) != 1 or "/" in roots[0]:
+            raise ValueError(
+                f"{self.path} is a zip archive but no torch checkpoint: expected one folder with "
+                f"one data.pkl, found {len(roots)}"
+            )
+        order = "little"
+        if f"{roots[0]}/byteorder" in self._entries:
+            order = self._read(f"{roots[0]}/byteorder", 16).decode("ascii", "replace").strip()
+        if order != sys.byteorder:
+            raise ValueError(
+                f"{self.path} holds numbers in {order!r} byte order, this machine reads "
+                f"{sys.byteorder!r}; {_SAVE_AGAIN}"
+            )
+        return roots[0]
+
+    def _interpret(self) -> Any:
+        pattern = re.compile(re.escape(self._root) + r"/data/([0-9]{1,9})")
+        found = {name: pattern.fullmatch(name) for name in self._entries}
+        sizes = {match[1]: self._entries[name].file_size for name, match in found.items() if match}
+        program = self._read(f"{self._root}/data.pkl", MAX_PROGRAM_BYTES)
+        try:
+            return interpret(program, sizes)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {str(error)[:400]}") from error
+
+    def _read(self, name: str, limit: int) -> bytes:
+        if self._entries[name].file_size > limit:
+            raise ValueError(f"{self.path}: {name} is larger than {limit} bytes")
+        start, size = self._checked_span(name)
+        return self._map[start : start + size]
+
+    def _checked_span(self, name: str) -> tuple[int, int]:
+        """Find the bytes of an entry, first one and count, and verify its checksum once."""
+        entry = self._entries[name]
+        header = self._map[entry.header_offset : entry.header_offset + _LOCAL_HEADER.size]
+        if len(header) < _LOCAL_HEADER.size or not header.startswith(_ZIP_MAGIC):
+            raise ValueError(f"{self.path} is damaged: {name} is not where it should be")
+        _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+        start = entry.header_offset + _LOCAL_HEADER.size + name_length + extra_length
+        end = start + entry.file_size
+        if end > len(self._map):
+            raise ValueError(f"{self.path} is cut short: {name} ends behind the end of the file")
+        if name not in self._checked:
+            with memoryview(self._map) as whole, whole[start:end] as part:
+                if zlib.crc32(part) != entry.CRC:
+                    raise ValueError(
+                        f"{self.path} is damaged: the checksum of {name} is wrong; fetch the file "
+                        "again (or, if it was written with checksums switched off, "
+                        f"{_SAVE_AGAIN})"
+                    )
+            self._checked.add(name)
+        return start, entry.file_size
+
+
+def is_torch_file(path: Path) -> bool:
+    """Tell by its content whether a file is one that `torch.save` wrote, of whatever age."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    return head.startswith(_ZIP_MAGIC) or _is_old(head)
+
+
+_HEAD_BYTES = 512
+
+
+def _is_old(head: bytes) -> bool:
+    """Recognise a bare pickle (torch before 1.6) or a tar archive (torch before 0.2)."""
+    is_pickle = len(head) > 2 and head[0] == 0x80 and 2 <= head[1] <= 5
+    is_safetensors = head[8:9] == b"{"
+    return (is_pickle and not is_safetensors) or head[257:262] == b"ustar"
+
+
+def _require_zip(path: Path, head: bytes) -> None:
+    if not head:
+        raise ValueError(f"{path} is empty")
+    if _is_old(head):
+        raise ValueError(
+            f"{path} is in the format of torch before 1.6, not read here; {_SAVE_AGAIN}"
+        )
+    if not head.startswith(_ZIP_MAGIC):
+        raise ValueError(f"{path} is no torch checkpoint: it does not start like a zip archive")
+
+
+class _BoundedFile(io.FileIO):
+    """Refuses to read more at once than a sane list of entries needs."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        whole = size is None or size < 0
+        wanted = os.fstat(self.fileno()).st_size - self.tell() if whole else size
+        if wanted > MAX_DIRECTORY_BYTES:
+            raise ValueError(f"its list of entries is larger than {MAX_DIRECTORY_BYTES} bytes")
+        return super().read(size)
+
+
+def _read_directory(path: Path, file: _BoundedFile) -> dict[str, zipfile.ZipInfo]:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error) as error:
+        raise ValueError(f"{path} is damaged or cut short: {error}") from error
+    by_name = {entry.filename: entry for entry in entries}
+    if len(by_name) != len(entries):
+        raise ValueError(f"{path} holds two entries of the same name")
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+            raise ValueError(f"{path} is compressed, unlike files of torch.save; {_SAVE_AGAIN}")
+        if entry.flag_bits & 1:
+            raise ValueError(f"{path} is encrypted")
+        if entry.header_offset < 0:
+            raise ValueError(f"{path} is damaged: an entry lies before the file")
+    return by_name

@@ -1,0 +1,513 @@
+"""A pickle reader that runs nothing: a stack machine for the programs that `torch.save` writes.
+
+`pickletools.genops` decodes the program, this module interprets it. No name in a file is ever
+imported and no object that a file names is ever called: the few names on the list below are turned
+into plain values here, every other name and every other opcode is an error.
+
+Reference: the opcode table of Python's `pickletools`.
+"""
+
+from __future__ import annotations
+
+import math
+import pickletools
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+MAX_OPCODES = 1_000_000  # a training checkpoint of 1000 parameters with AdamW has 150 000
+MAX_DEPTH = 64
+MAX_NODES = 1_000_000  # of the value when every shared part is counted where it stands
+MAX_AXES = 16
+MAX_ELEMENTS = 2**40
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """Stands for a value that is never looked at, such as a numpy number.
+
+    Attributes:
+        name: what the file calls it.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """Stands for an `argparse.Namespace`.
+
+    Attributes:
+        values: its attributes, by name.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies in the archive; checked to lie inside its storage.
+
+    Attributes:
+        key: name of the storage.
+        dtype: of the elements.
+        offset: first element, counted in elements of the storage.
+        shape: lengths of the axes.
+        stride: steps along the axes, in elements.
+    """
+
+    key: str
+    dtype: torch.dtype
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size when written out, in bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class _Name:
+    """An allowed global, not yet used."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class _Storage:
+    key: str
+    dtype: torch.dtype | None  # None: untyped
+    nbytes: int
+
+
+def interpret(program: bytes, storages: Mapping[str, int]) -> Any:
+    """Compute the value that a pickle program describes.
+
+    Args:
+        program: protocol 2 to 5.
+        storages: size in bytes of each storage in the archive, by key.
+
+    Returns:
+        A value made of None, bool, int, float, str, bytes, tuple, list, dict, set, `Namespace`,
+        `StoredTensor` and `Opaque`; a tree (no cycles) of bounded depth and size.
+
+    Raises:
+        ValueError: for a name or an opcode that is not allowed, a tensor that does not fit its
+            storage, or a damaged program.
+    """
+    machine = _Machine(storages)
+    try:
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(program)):
+            if count >= MAX_OPCODES:
+                raise ValueError(f"the pickle has more than {MAX_OPCODES} instructions")
+            machine.step(opcode.name, argument)
+    except (struct.error, OverflowError, EOFError) as error:
+        raise ValueError(f"the pickle is damaged: {error}") from error
+    except UnicodeError as error:
+        raise ValueError(f"the pickle is damaged: {error.reason}") from error
+    return machine.result()
+
+
+class _Machine:
+    """The state of one interpretation.
+
+    Every container is registered with its depth and its number of nodes, and may not change any
+    more once it is part of another: that excludes cycles and keeps both figures exact.
+    """
+
+    def __init__(self, storages: Mapping[str, int]) -> None:
+        self.storages = storages
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+        self.extents: dict[int, tuple[int, int]] = {}  # id -> depth, nodes
+        self.placed: set[int] = set()
+        self.alive: list[Any] = []  # keeps the ids above unique
+        self.stopped = False
+
+    def step(self, name: str, argument: Any) -> None:
+        """Do one instruction."""
+        if name in _CONSTANTS:
+            self.stack.append(_CONSTANTS[name])
+        elif name in _LITERALS:
+            self.stack.append(argument)
+        elif name in _TUPLES:
+            self._push_tuple(self._pop(_TUPLES[name]))
+        elif name in _EMPTY:
+            self._push_container(_EMPTY[name]())
+        elif name in _ACTIONS:
+            _ACTIONS[name](self, argument)
+        else:
+            raise ValueError(f"the pickle instruction {name} is not allowed in a checkpoint")
+
+    def result(self) -> Any:
+        if not self.stopped or len(self.stack) != 1 or self.marks:
+            raise ValueError("the pickle is damaged: it does not end with one value")
+        return self.stack[0]
+
+    # -- the stack ------------------------------------------------------------------------------
+
+    def _pop(self, count: int) -> list[Any]:
+        floor = self.marks[-1] if self.marks else 0
+        if len(self.stack) - floor < count:
+            raise ValueError("the pickle is damaged: it takes more values than there are")
+        split = len(self.stack) - count
+        values = self.stack[split:]
+        del self.stack[split:]
+        return values
+
+    def _pop_mark(self) -> list[Any]:
+        if not self.marks:
+            raise ValueError("the pickle is damaged: a mark is missing")
+        values = self._pop(len(self.stack) - self.marks[-1])
+        self.marks.pop()
+        return values
+
+    def _top(self, *kinds: type) -> Any:
+        (value,) = self._pop(1)
+        self.stack.append(value)
+        if not isinstance(value, kinds):
+            raise ValueError(f"the pickle fills a {type(value).__name__}, which cannot be filled")
+        return value
+
+    def _push_container(self, value: Any) -> None:
+        self.alive.append(value)
+        self.extents[id(value)] = (1, 1)
+        self.stack.append(value)
+
+    def _push_tuple(self, values: list[Any]) -> None:
+        value = tuple(values)
+        if value:  # the empty tuple is one object everywhere
+            self.alive.append(value)
+            self.extents[id(value)] = (1, 1)
+            self._place(value, values)
+        self.stack.append(value)
+
+    def _place(self, container: Any, children: list[Any]) -> None:
+        """Account for children that become part of a container."""
+        if id(container) in self.placed:
+            raise ValueError("the pickle changes a part that is in use elsewhere (a cycle?)")
+        depth, nodes = self.extents[id(container)]
+        for child in children:
+            child_depth, child_nodes = self.extents.get(id(child), (0, 1))
+            depth, nodes = max(depth, child_depth + 1), nodes + child_nodes
+            if id(child) in self.extents:
+                self.placed.add(id(child))
+        if id(container) in self.placed:
+            raise ValueError("the pickle puts a container into itself")
+        if depth > MAX_DEPTH or nodes > MAX_NODES:
+            raise ValueError(f"the pickle nests deeper than {MAX_DEPTH} or unfolds without end")
+        self.extents[id(container)] = (depth, nodes)
+
+    # -- instructions ---------------------------------------------------------------------------
+
+    def stop(self, _: Any) -> None:
+        self.stopped = True
+
+    def mark(self, _: Any) -> None:
+        self.marks.append(len(self.stack))
+
+    def ignore(self, _: Any) -> None:
+        """Protocol number and frame sizes say nothing that matters here."""
+
+    def tuple_from_mark(self, _: Any) -> None:
+        self._push_tuple(self._pop_mark())
+
+    def append(self, _: Any) -> None:
+        self._extend(self._pop(1))
+
+    def appends(self, _: Any) -> None:
+        self._extend(self._pop_mark())
+
+    def _extend(self, values: list[Any]) -> None:
+        target = self._top(list)
+        self._place(target, values)
+        target.extend(values)
+
+    def add_items(self, _: Any) -> None:
+        values = self._pop_mark()
+        target = self._top(set)
+        self._place(target, values)
+        target.update(_checked_key(value) for value in values)
+
+    def set_item(self, _: Any) -> None:
+        self._update(self._pop(2))
+
+    def set_items(self, _: Any) -> None:
+        self._update(self._pop_mark())
+
+    def _update(self, values: list[Any]) -> None:
+        if len(values) % 2:
+            raise ValueError("the pickle is damaged: a key without a value")
+        target = self._top(dict)
+        self._place(target, values)
+        for key, value in zip(values[::2], values[1::2], strict=True):
+            target[_checked_key(key)] = value
+
+    def put(self, index: int) -> None:
+        if not 0 <= index < MAX_OPCODES:
+            raise ValueError(f"the pickle remembers a value under the absurd number {index}")
+        self.memo[index] = self._top(object)
+
+    def memoize(self, _: Any) -> None:
+        self.put(len(self.memo))
+
+    def get(self, index: int) -> None:
+        if index not in self.memo:
+            raise ValueError(f"the pickle is damaged: it recalls value {index}, which is not there")
+        self.stack.append(self.memo[index])
+
+    def global_name(self, argument: str) -> None:
+        module, _, name = argument.partition(" ")
+        self.stack.append(_allowed(module, name))
+
+    def stack_global(self, _: Any) -> None:
+        module, name = self._pop(2)
+        if not (isinstance(module, str) and isinstance(name, str)):
+            raise ValueError("the pickle is damaged: a name that is not text")
+        self.stack.append(_allowed(module, name))
+
+    def persistent_id(self, _: Any) -> None:
+        (value,) = self._pop(1)
+        if not (isinstance(value, tuple) and len(value) == 5 and value[0] == "storage"):
+            raise ValueError("the pickle refers to something outside that is no tensor storage")
+        _, kind, key, _, count = value
+        if not (isinstance(kind, _Name) and kind.text in _STORAGES):
+            raise ValueError("the pickle names a tensor storage of an unknown type")
+        if not isinstance(key, str) or key not in self.storages:
+            raise ValueError(f"the archive holds no tensor storage {_shown(key)}")
+        dtype = _STORAGES[kind.text]
+        nbytes = self.storages[key]
+        if type(count) is not int or count * (dtype.itemsize if dtype else 1) != nbytes:
+            raise ValueError(
+                f"tensor storage {_shown(key)} is said to hold {_shown(count)} elements "
+                f"({kind.text}) but has {nbytes} bytes"
+            )
+        self.stack.append(_Storage(key, dtype, nbytes))
+
+    def reduce(self, _: Any) -> None:
+        function, arguments = self._pop(2)
+        if not isinstance(arguments, tuple):
+            raise ValueError("the pickle is damaged: arguments that are no tuple")
+        if isinstance(function, Opaque):
+            self.stack.append(function)
+            return
+        if not (isinstance(function, _Name) and function.text in _BUILDERS):
+            raise ValueError(f"the pickle calls {_shown(function)}, which is not allowed")
+        value = _BUILDERS[function.text](arguments)
+        if isinstance(value, dict | list | set | Namespace):
+            self._push_container(value)
+        else:
+            self.stack.append(value)
+
+    def build(self, _: Any) -> None:
+        (state,) = self._pop(1)
+        target = self._top(dict, Namespace, Opaque)
+        if isinstance(target, Namespace):
+            if not (isinstance(state, dict) and all(isinstance(key, str) for key in state)):
+                raise ValueError("the pickle gives an argparse.Namespace a state that is no dict")
+            self._place(target, list(state.values()))
+            target.values.update(state)
+
+
+def _allowed(module: str, name: str) -> _Name | Opaque:
+    text = f"{module}.{name}"
+    if text in _STORAGES or text in _BUILDERS:
+        return _Name(text)
+    if text in _OPAQUE or (module == "torch" and name in _DTYPES):
+        return Opaque(text)
+    raise ValueError(
+        f"the file asks for {_shown(text)}, which no checkpoint needs; refused, nothing was run"
+    )
+
+
+def _checked_key(key: Any) -> Any:
+    """Let only keys pass whose hash is cheap and hard to make collide."""
+    if key is None or isinstance(key, bool | str | bytes):
+        return key
+    if isinstance(key, int) and 0 <= key < MAX_NODES:
+        return key
+    raise ValueError(f"the pickle uses {_shown(key)} as a key")
+
+
+def _shown(value: Any) -> str:
+    """Give a short printable form of something that a file says."""
+    if isinstance(value, _Name):
+        value = value.text
+    if isinstance(value, str):
+        return value[:100] if value.isascii() and value.isprintable() else ascii(value[:100])
+    if isinstance(value, int) and value.bit_length() < 100:
+        return str(value)
+    return f"a {type(value).__name__}"
+
+
+def _tensor(arguments: tuple[Any, ...]) -> StoredTensor:
+    """Describe a tensor of `torch._utils._rebuild_tensor_v2`, with its checks."""
+    if len(arguments) not in (6, 7) or (len(arguments) == 7 and arguments[6]):
+        raise ValueError("a tensor of the file is described in an unknown way")
+    storage = arguments[0]
+    if not isinstance(storage, _Storage) or storage.dtype is None:
+        raise ValueError("a tensor of the file has no typed storage")
+    return _placed_tensor(storage, storage.dtype, arguments)
+
+
+def _tensor_with_dtype(arguments: tuple[Any, ...]) -> StoredTensor:
+    """Describe a tensor of `torch._utils._rebuild_tensor_v3`: untyped storage and a dtype."""
+    if len(arguments) not in (7, 8) or (len(arguments) == 8 and arguments[7]):
+        raise ValueError("a tensor of the file is described in an unknown way")
+    storage, dtype = arguments[0], arguments[6]
+    if not isinstance(storage, _Storage) or not isinstance(dtype, Opaque):
+        raise ValueError("a tensor of the file has no storage or no type")
+    found = _DTYPES.get(dtype.name.removeprefix("torch."))
+    if found is None:
+        raise ValueError(f"a tensor of the file is said to be of type {_shown(dtype.name)}")
+    return _placed_tensor(storage, found, arguments)
+
+
+def _placed_tensor(
+    storage: _Storage, dtype: torch.dtype, arguments: tuple[Any, ...]
+) -> StoredTensor:
+    offset, shape, stride = arguments[1:4]
+    if isinstance(shape, tuple) and isinstance(stride, tuple) and len(shape) == len(stride):
+        numbers = (offset, *shape, *stride)
+        natural = all(type(n) is int and 0 <= n <= MAX_ELEMENTS for n in numbers)
+        if natural and len(shape) <= MAX_AXES and math.prod(n or 1 for n in shape) <= MAX_ELEMENTS:
+            last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
+            capacity = storage.nbytes // dtype.itemsize
+            if 0 in shape or (last < capacity and math.prod(shape) <= capacity):
+                return StoredTensor(storage.key, dtype, offset, shape, stride)
+    raise ValueError(
+        f"a tensor of the file does not lie inside its storage {_shown(storage.key)} "
+        f"of {storage.nbytes} bytes"
+    )
+
+
+def _parameter(arguments: tuple[Any, ...]) -> StoredTensor:
+    if len(arguments) != 3 or not isinstance(arguments[0], StoredTensor):
+        raise ValueError("a parameter of the file is no tensor")
+    return arguments[0]
+
+
+def _nothing(kind: Callable[[], Any]) -> Callable[[tuple[Any, ...]], Any]:
+    def build(arguments: tuple[Any, ...]) -> Any:
+        if arguments:
+            raise ValueError(f"the pickle makes a {kind.__name__} from values")
+        return kind()
+
+    return build
+
+
+def _latin1(arguments: tuple[Any, ...]) -> bytes:
+    """Do what `_codecs.encode` is used for: protocol 2 has no bytes of its own."""
+    if len(arguments) == 2 and isinstance(arguments[0], str) and arguments[1] == "latin1":
+        return arguments[0].encode("latin1")
+    raise ValueError("the pickle calls _codecs.encode for something other than bytes")
+
+
+def _empty_bytes(arguments: tuple[Any, ...]) -> bytes:
+    if arguments:
+        raise ValueError("the pickle makes bytes from values")
+    return b""
+
+
+def _set(arguments: tuple[Any, ...]) -> set[Any]:
+    if len(arguments) != 1 or not isinstance(arguments[0], list):
+        raise ValueError("the pickle makes a set from something that is no list")
+    return {_checked_key(value) for value in arguments[0]}
+
+
+def _size(arguments: tuple[Any, ...]) -> tuple[int, ...]:
+    if len(arguments) == 1 and isinstance(arguments[0], tuple):
+        if all(type(n) is int for n in arguments[0]):
+            return arguments[0]
+    raise ValueError("the pickle makes a torch.Size from something that is no tuple of numbers")
+
+
+_CONSTANTS: Mapping[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_LITERALS = frozenset(
+    "BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
+    "BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8".split()
+)
+_TUPLES: Mapping[str, int] = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_EMPTY: Mapping[str, Callable[[], Any]] = {
+    "EMPTY_LIST": list,
+    "EMPTY_DICT": dict,
+    "EMPTY_SET": set,
+}
+_ACTIONS: Mapping[str, Callable[[_Machine, Any], None]] = {
+    "PROTO": _Machine.ignore,
+    "FRAME": _Machine.ignore,
+    "STOP": _Machine.stop,
+    "MARK": _Machine.mark,
+    "TUPLE": _Machine.tuple_from_mark,
+    "APPEND": _Machine.append,
+    "APPENDS": _Machine.appends,
+    "ADDITEMS": _Machine.add_items,
+    "SETITEM": _Machine.set_item,
+    "SETITEMS": _Machine.set_items,
+    "BINPUT": _Machine.put,
+    "LONG_BINPUT": _Machine.put,
+    "MEMOIZE": _Machine.memoize,
+    "BINGET": _Machine.get,
+    "LONG_BINGET": _Machine.get,
+    "GLOBAL": _Machine.global_name,
+    "STACK_GLOBAL": _Machine.stack_global,
+    "BINPERSID": _Machine.persistent_id,
+    "REDUCE": _Machine.reduce,
+    "NEWOBJ": _Machine.reduce,
+    "BUILD": _Machine.build,
+}
+_DTYPES: Mapping[str, torch.dtype] = {
+    name: getattr(torch, name)
+    for name in (
+        "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool uint16 uint32 uint64 "
+        "float8_e4m3fn float8_e5m2"
+    ).split()
+}
+_STORAGES: Mapping[str, torch.dtype | None] = {
+    "torch.DoubleStorage": torch.float64,
+    "torch.FloatStorage": torch.float32,
+    "torch.HalfStorage": torch.float16,
+    "torch.BFloat16Storage": torch.bfloat16,
+    "torch.LongStorage": torch.int64,
+    "torch.IntStorage": torch.int32,
+    "torch.ShortStorage": torch.int16,
+    "torch.CharStorage": torch.int8,
+    "torch.ByteStorage": torch.uint8,
+    "torch.BoolStorage": torch.bool,
+    "torch.storage.UntypedStorage": None,
+}
+_BUILDERS: Mapping[str, Callable[[tuple[Any, ...]], Any]] = {
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _tensor_with_dtype,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch.Size": _size,
+    "collections.OrderedDict": _nothing(dict),
+    "argparse.Namespace": _nothing(Namespace),
+    "_codecs.encode": _latin1,
+    "__builtin__.bytes": _empty_bytes,
+    "__builtin__.set": _set,
+    "builtins.set": _set,
+}
+_OPAQUE = frozenset(
+    (
+        "numpy.dtype",
+        "numpy.ndarray",
+        "torch.device",
+        *(
+            f"numpy.{core}.{name}"
+            for core in ("core", "_core")
+            for name in ("multiarray.scalar", "multiarray._reconstruct", "numeric._frombuffer")
+        ),
+        *(
+            f"{module}.{kind}"
+            for module in ("pathlib", "pathlib._local")
+            for kind in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path")
+        ),
+    )
+)

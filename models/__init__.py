@@ -1,6 +1,8 @@
 """The two-view model, its heads and presets, and checkpoint files."""
 
+from .card import Provenance
 from .config import PRESETS, ConfidenceMode, ModelConfig
+from .convert import SavedFolder, convert_checkpoint
 from .loading import load_model, resolve_device
 from .outputs import EncodedImages, PairPrediction, ViewPrediction
 from .registry import ModelInfo, available_models, checkpoint_info, model_info
@@ -15,10 +17,13 @@ __all__ = [
     "ModelConfig",
     "ModelInfo",
     "PairPrediction",
+    "Provenance",
+    "SavedFolder",
     "TwoViewModel",
     "ViewPrediction",
     "available_models",
     "checkpoint_info",
+    "convert_checkpoint",
     "initialise_from_croco",
     "load_model",
     "model_info",

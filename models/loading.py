@@ -1,19 +1,15 @@
-"""From a name, a file or a folder to a network with its weights."""
+"""From a name, a file, a folder or a Hub id to a network with its weights."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from ..croco_like.attention import AttentionBackend, set_attention_backend
-from .config import PRESETS, ModelConfig
-from .storage import CONFIG_FILE, WEIGHTS_FILE, read_tensors
+from .card import warn_of_licence
+from .checkpoint import Checkpoint, open_checkpoint
+from .config import ModelConfig
 from .two_view import TwoViewModel
 from .weights import load_weights
 
@@ -22,33 +18,74 @@ def load_model(
     source: str | Path = "weav3r-small",
     device: str | torch.device = "auto",
     attention: AttentionBackend = "sdpa",
+    *,
+    revision: str | None = None,
+    offline: bool | None = None,
+    cache_dir: str | Path | None = None,
 ) -> TwoViewModel:
     """Load a network with its weights, ready for inference.
 
+    The network is used only for a Hub id, and for a preset whose weights are not bundled; a local
+    file or folder of that name comes first. Nothing in a file is ever executed.
+
     Args:
-        source: name of a preset whose weights are bundled, a `.safetensors` file with the
-            configuration in its metadata or in a `config.json` beside it, or a folder with
-            `config.json` and `model.safetensors`.
+        source: one of
+            a preset: `weav3r-small` is bundled, `dust3r-224-linear`, `dust3r-512-linear`,
+            `dust3r-512-dpt` and `mast3r-512` stand for the published Hub ids;
+            a Hub id `owner/name` or `owner/name@revision`, in our layout or the published one;
+            a folder with `config.json` and `model.safetensors` in either layout;
+            a `.safetensors` file with the configuration in its header or in a `config.json`
+            beside it;
+            a published DUSt3R or MASt3R `.pth` file.
         device: "auto" takes cuda, then mps, then the CPU.
         attention: backend of all attention layers.
+        revision: branch, tag or commit of a Hub id.
+        offline: never use the network; None follows the variable HF_HUB_OFFLINE.
+        cache_dir: where files of the Hub are kept; None follows HF_HUB_CACHE and HF_HOME.
 
     Returns:
-        The network in float32 and eval mode.
+        The network in float32 and eval mode. Its `provenance` says licence and training data.
 
     Raises:
-        FileNotFoundError: if there is no such file or bundled preset.
+        FileNotFoundError: if there is no such checkpoint, or not on this machine when offline.
+        PermissionError: if the Hub refuses access (gated or private).
+        ConnectionError: if the Hub cannot be reached.
         ValueError: if the format is not supported, the weights do not fit the configuration, or
             the device is not there.
     """
     target = resolve_device(device)  # a wrong one fails before the weights are read
-    file = _find_weights(source)
-    tensors, metadata = read_tensors(file)
-    config = _find_config(file, metadata)
-    with torch.device("meta"):
-        model = TwoViewModel(config)
-    load_weights(model, tensors, origin=str(file), assign=True)
+    checkpoint = open_checkpoint(source, revision=revision, offline=offline, cache_dir=cache_dir)
+    model = empty_model(checkpoint.config, checkpoint)
+    load_weights(model, dict(checkpoint.tensors), origin=checkpoint.origin, assign=True)
+    model.provenance = checkpoint.provenance
+    warn_of_licence(checkpoint.origin, checkpoint.provenance, checkpoint.config)
     set_attention_backend(model, attention)
     return model.to(target).eval()
+
+
+def empty_model(config: ModelConfig, checkpoint: Checkpoint | None = None) -> TwoViewModel:
+    """Build a network without memory for its weights (on the meta device).
+
+    Args:
+        config: its shape.
+        checkpoint: whose weights it will get; a configuration that is far too deep for them is
+            refused before it is built.
+
+    Raises:
+        ValueError: if the network cannot be built, or is too deep.
+    """
+    origin = config.name if checkpoint is None else checkpoint.origin
+    depth = config.encoder_depth + config.decoder_depth
+    if checkpoint is not None and depth > len(checkpoint.tensors):
+        raise ValueError(
+            f"{origin} does not fit the network: {depth} blocks in the configuration, "
+            f"{len(checkpoint.tensors)} tensors in the file"
+        )
+    try:
+        with torch.device("meta"):
+            return TwoViewModel(config)
+    except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
+        raise ValueError(f"{origin} describes no network that can be built: {error}") from error
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
@@ -80,75 +117,3 @@ def _existing_device(device: str | torch.device) -> torch.device:
     if found.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError("device 'mps' is not there: torch sees no Metal GPU; use auto or cpu")
     return found
-
-
-def bundled_weights(name: str) -> Path | None:
-    """Find the weights file that this installation ships for a preset, or None."""
-    file = resources.files(__name__.rpartition(".")[0]).joinpath("weights", f"{name}.safetensors")
-    path = Path(str(file))
-    return path if path.is_file() else None
-
-
-def read_header(source: str | Path) -> tuple[Path, ModelConfig, dict[str, str]]:
-    """Find a checkpoint, see `load_model`, and read what stands beside its weights.
-
-    Returns:
-        The weights file, the configuration and the text metadata.
-
-    Raises:
-        FileNotFoundError, ValueError: see `load_model`.
-    """
-    file = _find_weights(source)
-    try:
-        with safe_open(str(file), framework="pt", device="cpu") as handle:
-            metadata = dict(handle.metadata() or {})
-    except SafetensorError as error:
-        raise ValueError(f"{file} is not a readable safetensors file: {error}") from error
-    return file, _find_config(file, metadata), metadata
-
-
-def _find_weights(source: str | Path) -> Path:
-    bundled = bundled_weights(source) if isinstance(source, str) and source in PRESETS else None
-    if bundled is not None:
-        return bundled
-    path = Path(source)
-    if path.is_dir():
-        file = path / WEIGHTS_FILE
-        if not file.is_file():
-            raise FileNotFoundError(f"{path} holds no {WEIGHTS_FILE}")
-        return file
-    if path.is_file():
-        if path.suffix != ".safetensors":
-            raise ValueError(
-                f"{path}: supported are .safetensors files and folders with {CONFIG_FILE} and "
-                f"{WEIGHTS_FILE}, not {path.suffix or 'files without a suffix'}"
-            )
-        return path
-    if source in PRESETS:
-        raise FileNotFoundError(
-            f"no weights for preset {source!r} come with this installation; pass the path of its "
-            f".safetensors file. Presets: {', '.join(PRESETS)}"
-        )
-    raise FileNotFoundError(
-        f"{str(source)!r} is neither a file, nor a folder, nor a preset "
-        f"(presets: {', '.join(PRESETS)})"
-    )
-
-
-def _find_config(file: Path, metadata: Mapping[str, str]) -> ModelConfig:
-    beside = file.parent / CONFIG_FILE
-    text = metadata.get("config")
-    if text is None and beside.is_file():
-        text = beside.read_text(encoding="utf-8")
-    if text is None:
-        raise ValueError(
-            f"{file} holds no model configuration; put a {CONFIG_FILE} beside it, or write the "
-            "checkpoint with weav3r.models.save_checkpoint"
-        )
-    try:
-        data: Any = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"the model configuration of {file} is not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"the model configuration of {file} is not a JSON object")
-    return ModelConfig.from_dict(data)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from . import hub
+from .card import BUNDLED, PUBLISHED_LICENCE
+from .checkpoint import bundled_weights, open_checkpoint, parse_config, remote_id
 from .config import PRESETS, ModelConfig
-from .loading import bundled_weights, read_header
-from .two_view import TwoViewModel
+from .loading import empty_model
+from .storage import CONFIG_FILE, file_sha256
 
-_PUBLISHED_LICENCE = "CC BY-NC-SA 4.0 (published weights, non-commercial; not shipped with weav3r)"
+_PUBLISHED_NOTE = f"{PUBLISHED_LICENCE} (published weights, non-commercial; not shipped)"
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,12 @@ class ModelInfo:
     """One named network.
 
     Attributes:
-        name: what to pass to `PRESETS` or, when bundled, to `load_model`.
+        name: what to pass to `PRESETS` or to `load_model`.
         parameters: number of parameters.
         bundled_bytes: size of the weights that this installation ships, None when it ships none.
         licence: of the weights.
         description: one line.
+        hub_id: of the published weights, None for ours.
     """
 
     name: str
@@ -32,14 +35,15 @@ class ModelInfo:
     bundled_bytes: int | None
     licence: str
     description: str
+    hub_id: str | None
 
 
 _DESCRIPTIONS = {
     "weav3r-small": "trained by this project on procedural scenes; points, confidence, descriptors",
-    "dust3r-224-linear": "shape of the published DUSt3R network at 224 pixels, linear head",
-    "dust3r-512-linear": "shape of the published DUSt3R network at 512 pixels, linear head",
-    "dust3r-512-dpt": "shape of the published DUSt3R network at 512 pixels, DPT head",
-    "mast3r-512": "shape of the published MASt3R network: DPT head and descriptors, metric",
+    "dust3r-224-linear": "the published DUSt3R network at 224 pixels, linear head",
+    "dust3r-512-linear": "the published DUSt3R network at 512 pixels, linear head",
+    "dust3r-512-dpt": "the published DUSt3R network at 512 pixels, DPT head",
+    "mast3r-512": "the published MASt3R network: DPT head and descriptors, metric",
 }
 
 
@@ -57,47 +61,113 @@ def model_info(name: str) -> ModelInfo:
     if name not in PRESETS:
         raise ValueError(f"unknown model {name!r}; there are: {', '.join(PRESETS)}")
     file = bundled_weights(name)
+    hub_id = hub.PUBLISHED_IDS.get(name)
     return ModelInfo(
         name=name,
         parameters=_count_parameters(PRESETS[name]),
         bundled_bytes=None if file is None else file.stat().st_size,
-        licence="Apache-2.0" if name.startswith("weav3r") else _PUBLISHED_LICENCE,
+        licence=BUNDLED.licence if hub_id is None else _PUBLISHED_NOTE,
         description=_DESCRIPTIONS[name],
+        hub_id=hub_id,
     )
 
 
-def checkpoint_info(source: str | Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class CachedModel:
+    """A checkpoint of the Hub that is on this machine.
+
+    Attributes:
+        hub_id: its name.
+        file: the weights.
+        bytes: their size.
+    """
+
+    hub_id: str
+    file: Path
+    bytes: int
+
+
+def cached_models() -> list[CachedModel]:
+    """List the checkpoints in the cache of the Hub that are networks of these kinds."""
+    found = []
+    for hub_id in hub.cached_ids():
+        file = hub.cached_file(hub_id)
+        if file is not None and (hub_id in hub.PUBLISHED_IDS.values() or _is_ours(file)):
+            found.append(CachedModel(hub_id, file, file.stat().st_size))
+    return found
+
+
+def _is_ours(file: Path) -> bool:
+    config = file.parent / CONFIG_FILE
+    try:
+        parse_config(config.read_text(encoding="utf-8"), str(config))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def checkpoint_info(source: str | Path, *, offline: bool | None = None) -> dict[str, Any]:
     """Describe a preset, or a checkpoint without loading its weights, as plain data.
 
     Args:
-        source: preset name, `.safetensors` file or folder, as for `load_model`.
+        source: as for `load_model`. A Hub id is looked up in the cache, then asked for on the Hub
+            without downloading its weights; a preset is never asked for.
+        offline: never use the network; None follows the variable HF_HUB_OFFLINE.
 
     Returns:
         The fields of `ModelInfo` for a preset; `config`; and for a checkpoint `file`, `bytes`,
-        `parameters` and the other text entries of its header as `metadata`.
+        `sha256`, `licence`, `parameters` (of the network), `tensors` (in the file) and the other
+        text entries of its header as `metadata`.
 
     Raises:
-        FileNotFoundError: if it is neither a preset nor a file.
+        FileNotFoundError: if there is no such checkpoint.
         ValueError: if the file cannot be read.
     """
     info: dict[str, Any] = {}
     if isinstance(source, str) and source in PRESETS:
-        info = asdict(model_info(source))
-        if bundled_weights(source) is None:
-            return {**info, "config": PRESETS[source].to_dict()}
-    file, config, metadata = read_header(source)
+        info = asdict(model_info(source)) | {"config": PRESETS[source].to_dict()}
+    remote = remote_id(source)
+    if remote is None or hub.cached_file(remote) is not None:
+        return {**info, **_local_info(source)}
+    return info or _remote_info(remote, offline)
+
+
+def _local_info(source: str | Path) -> dict[str, Any]:
+    checkpoint = open_checkpoint(source, offline=True)
+    count = _count_parameters(checkpoint.config)
     return {
-        "name": config.name,
-        "parameters": _count_parameters(config),
-        **info,
-        "file": str(file),
-        "bytes": file.stat().st_size,
-        "metadata": {key: text for key, text in metadata.items() if key != "config"},
-        "config": config.to_dict(),
+        "name": checkpoint.config.name,
+        "parameters": count,
+        "file": str(checkpoint.file),
+        "bytes": checkpoint.file.stat().st_size,
+        "sha256": file_sha256(checkpoint.file),
+        "tensors": len(checkpoint.tensors),
+        "licence": checkpoint.provenance.licence or "not stated",
+        "provenance": asdict(checkpoint.provenance),
+        "metadata": {k: v for k, v in checkpoint.metadata.items() if k != "provenance"},
+        "config": checkpoint.config.to_dict(),
     }
 
 
+def _remote_info(source: str, offline: bool | None) -> dict[str, Any]:
+    remote = hub.describe(source, offline=offline)
+    info: dict[str, Any] = {
+        "hub_id": source,
+        "file": remote.name,
+        "downloaded": False,
+        "bytes": remote.bytes,
+        "sha256": remote.sha256,
+        "licence": remote.licence or "not stated",
+    }
+    if remote.config is not None:
+        config, _ = parse_config(remote.config, source)
+        info |= {
+            "name": config.name,
+            "parameters": _count_parameters(config),
+            "config": config.to_dict(),
+        }
+    return info
+
+
 def _count_parameters(config: ModelConfig) -> int:
-    with torch.device("meta"):
-        model = TwoViewModel(config)
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(math.prod(parameter.shape) for parameter in empty_model(config).parameters())

@@ -1,16 +1,17 @@
-"""Weights in safetensors files: stored precisions, and the configuration in the header."""
+"""Weights in safetensors files: stored precisions, read and written a tensor at a time."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .two_view import TwoViewModel
@@ -20,6 +21,96 @@ StorageDtype = Literal["float32", "float16", "bfloat16", "int8"]
 SCALE_SUFFIX = ".int8_scale"  # key of the row scales beside an int8 tensor
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+
+_HEADER_NAMES = {
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int8: "I8",
+}
+_REMAP_BYTES = 64 * 2**20
+
+
+class LazyTensors(Mapping[str, Tensor]):
+    """Tensors by name that are read when they are asked for.
+
+    Attributes:
+        shapes: of all tensors, known without reading them.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
+class TensorFile(LazyTensors):
+    """The tensors of a safetensors file, as float32.
+
+    What is stored as float32 comes as a view of the mapped file and costs no second copy. The rest
+    is converted, and the mapping renewed every 64 MiB so that pages read leave the memory.
+
+    Args:
+        file: written by `save_checkpoint` or by others.
+        keep: whether the views are kept; when they are dropped after use their pages go, too.
+
+    Attributes:
+        metadata: text entries of the header.
+
+    Raises:
+        ValueError: if the file is not readable as safetensors; also by reading a tensor.
+    """
+
+    def __init__(self, file: Path, keep: bool = True) -> None:
+        self.file, self._keep = file, keep
+        self._read = 0
+        with _named_errors(file):
+            self._handle = safe_open(str(file), framework="pt", device="cpu")
+            self.metadata: dict[str, str] = dict(self._handle.metadata() or {})
+            self._stored = set(self._handle.keys())
+            self.shapes = {
+                key: tuple(self._handle.get_slice(key).get_shape())
+                for key in self._handle.keys()
+                if not key.endswith(SCALE_SUFFIX)
+            }
+
+    def __getitem__(self, key: str) -> Tensor:
+        if key not in self.shapes:
+            raise KeyError(key)
+        scale = self.stored(key + SCALE_SUFFIX) if key + SCALE_SUFFIX in self._stored else None
+        value = self.stored(key)
+        with _named_errors(self.file):
+            return unpack_tensor(value, scale)
+
+    def stored(self, key: str) -> Tensor:
+        """Give a tensor as it is in the file, row scales included."""
+        with _named_errors(self.file):
+            if self._read > _REMAP_BYTES:
+                self._handle = safe_open(str(self.file), framework="pt", device="cpu")
+                self._read = 0
+            value = self._handle.get_tensor(key)
+            if value.dtype != torch.float32 or not self._keep:
+                self._read += value.nbytes
+            return value
+
+
+@contextmanager
+def _named_errors(file: Path) -> Iterator[None]:
+    """Turn whatever a broken file provokes into one error that names it."""
+    try:
+        yield
+    except (FileNotFoundError, PermissionError):
+        raise
+    except (SafetensorError, OSError, ValueError, TypeError, OverflowError, RuntimeError) as error:
+        raise ValueError(f"{file} is not a readable safetensors file: {error}") from error
+
+
+def shape_of(tensors: Mapping[str, Tensor], key: str) -> tuple[int, ...]:
+    """Give the shape of a tensor, without reading it where the mapping is lazy."""
+    return tensors.shapes[key] if isinstance(tensors, LazyTensors) else tuple(tensors[key].shape)
 
 
 def save_checkpoint(
@@ -31,7 +122,7 @@ def save_checkpoint(
     """Write weights and configuration.
 
     Args:
-        model: the network.
+        model: the network. Its provenance (licence, training data) is written with it.
         path: a file that ends in `.safetensors`, or a folder (made if needed) that gets
             `config.json` and `model.safetensors`.
         dtype: of the stored weights. "int8" stores every tensor with two or more axes as integers
@@ -44,65 +135,138 @@ def save_checkpoint(
     Raises:
         ValueError: for an unknown dtype, or weights that do not fit it.
     """
-    if dtype not in get_args(StorageDtype):
-        raise ValueError(f"dtype must be one of {', '.join(get_args(StorageDtype))}, got {dtype!r}")
     path = Path(path)
     file = path if path.suffix == ".safetensors" else path / WEIGHTS_FILE
-    file.parent.mkdir(parents=True, exist_ok=True)
-    config = json.dumps(model.config.to_dict(), allow_nan=False)
-    header = {**(metadata or {}), "format": "pt", "storage": dtype, "config": config}
-    partial = file.with_suffix(".partial")
-    save_file(pack_tensors(model.state_dict(), dtype), partial, metadata=header)
-    os.replace(partial, file)
+    header = {"config": json.dumps(model.config.to_dict(), allow_nan=False)}
+    if model.provenance is not None:
+        header |= model.provenance.to_metadata()
+    write_tensors(file, model.state_dict(), dtype, {**header, **(metadata or {})})
     if file is not path:
         text = json.dumps(model.config.to_dict(), indent=2, allow_nan=False)
         (path / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
     return file
 
 
+def write_tensors(
+    file: Path,
+    tensors: Mapping[str, Tensor],
+    dtype: StorageDtype,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a safetensors file, holding one converted tensor at a time.
+
+    The library's own writer wants all of them at once. The file appears whole or not at all.
+
+    Args:
+        file: to write or replace; its folder is made if needed.
+        tensors: floating-point weights by name; each is asked for once.
+        dtype: of the stored weights, see `save_checkpoint`.
+        metadata: text entries of the header.
+
+    Raises:
+        ValueError: for an unknown dtype, or weights that do not fit it.
+    """
+    if dtype not in get_args(StorageDtype):
+        raise ValueError(f"dtype must be one of {', '.join(get_args(StorageDtype))}, got {dtype!r}")
+    header, offsets = _plan(tensors, dtype, {**(metadata or {}), "format": "pt", "storage": dtype})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as stream:
+            stream.write(header)
+            for key in tensors:
+                for name, value in pack_tensor(key, tensors[key], dtype).items():
+                    stream.seek(len(header) + offsets[name])
+                    stream.write(value.reshape(-1).view(torch.uint8).numpy())
+        os.replace(partial, file)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _plan(
+    tensors: Mapping[str, Tensor], dtype: StorageDtype, metadata: Mapping[str, str]
+) -> tuple[bytes, dict[str, int]]:
+    """Lay out the file: its header, and where each stored tensor begins after it."""
+    parts: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+    for key in tensors:
+        shape = shape_of(tensors, key)
+        if dtype == "int8" and len(shape) >= 2:
+            parts[key] = (torch.int8, shape)
+            parts[key + SCALE_SUFFIX] = (torch.float32, shape[:1])
+        else:
+            parts[key] = (_plain_dtype(dtype), shape)
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)}
+    offsets: dict[str, int] = {}
+    position = 0
+    # The widest first: then every tensor begins at a multiple of its item size.
+    for name, (kind, shape) in sorted(parts.items(), key=lambda p: (-p[1][0].itemsize, p[0])):
+        size = kind.itemsize * torch.Size(shape).numel()
+        span = [position, position + size]
+        entries[name] = {"dtype": _HEADER_NAMES[kind], "shape": shape, "data_offsets": span}
+        offsets[name] = position
+        position += size
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, offsets
+
+
+def _plain_dtype(dtype: StorageDtype) -> torch.dtype:
+    return torch.float16 if dtype == "int8" else getattr(torch, dtype)
+
+
+def pack_tensor(key: str, value: Tensor, dtype: StorageDtype) -> dict[str, Tensor]:
+    """Convert one tensor to its stored form, one or two tensors; see `save_checkpoint`.
+
+    Raises:
+        ValueError: if its values do not fit.
+    """
+    if not value.is_floating_point():
+        kind = str(value.dtype).removeprefix("torch.")
+        raise ValueError(f"{key} is of type {kind}; weights are floating-point numbers")
+    value = value.detach().cpu().contiguous()
+    if dtype == "int8" and value.ndim >= 2:
+        stored, scale = _quantise_rows(value.float())
+        packed, check = {key: stored, key + SCALE_SUFFIX: scale}, scale
+    else:
+        check = value.to(_plain_dtype(dtype))
+        packed = {key: check}
+    if not bool(check.isfinite().all()):
+        if not bool(value.isfinite().all()):
+            raise ValueError(f"{key} holds NaN or infinite values; these weights are broken")
+        raise ValueError(f"{key} holds values that {dtype} cannot store; choose float32")
+    return packed
+
+
 def pack_tensors(state: Mapping[str, Tensor], dtype: StorageDtype) -> dict[str, Tensor]:
     """Convert a state dict to its stored form; see `save_checkpoint`."""
     packed: dict[str, Tensor] = {}
     for key, value in state.items():
-        value = value.detach().cpu().contiguous()
-        if dtype == "int8" and value.ndim >= 2:
-            packed[key], packed[key + SCALE_SUFFIX] = _quantise_rows(value.float())
-            continue
-        stored = value.to(torch.float16 if dtype == "int8" else getattr(torch, dtype))
-        if not bool(stored.isfinite().all()):
-            raise ValueError(f"{key} holds values that {dtype} cannot store; choose float32")
-        packed[key] = stored
+        packed |= pack_tensor(key, value, dtype)
     return packed
+
+
+def unpack_tensor(value: Tensor, scale: Tensor | None) -> Tensor:
+    """Convert one stored tensor back to float32; float32 and plain integers stay as they are."""
+    if scale is not None:
+        return value.float() * scale.view(-1, *[1] * (value.ndim - 1))
+    return value.float() if value.is_floating_point() else value
 
 
 def unpack_tensors(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Convert the stored form back to a float32 state dict."""
-    state: dict[str, Tensor] = {}
-    for key, value in packed.items():
-        if key.endswith(SCALE_SUFFIX):
-            continue
-        scale = packed.get(key + SCALE_SUFFIX)
-        value = value.float()
-        state[key] = value if scale is None else value * scale.view(-1, *[1] * (value.ndim - 1))
-    return state
+    return {
+        key: unpack_tensor(value, packed.get(key + SCALE_SUFFIX))
+        for key, value in packed.items()
+        if not key.endswith(SCALE_SUFFIX)
+    }
 
 
-def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file written by `save_checkpoint` or by others.
-
-    Returns:
-        The float32 state dict and the text metadata.
-
-    Raises:
-        ValueError: if the file is not readable as safetensors.
-    """
-    try:
-        with safe_open(str(file), framework="pt", device="cpu") as handle:
-            packed = {key: handle.get_tensor(key) for key in handle.keys()}
-            metadata = dict(handle.metadata() or {})
-    except SafetensorError as error:
-        raise ValueError(f"{file} is not a readable safetensors file: {error}") from error
-    return unpack_tensors(packed), metadata
+def file_sha256(file: Path) -> str:
+    """Give the SHA-256 of a file, in hexadecimal."""
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _quantise_rows(value: Tensor) -> tuple[Tensor, Tensor]:

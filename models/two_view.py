@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,10 @@ from .outputs import (
     normalised_coordinates,
 )
 
+if TYPE_CHECKING:
+    from .card import Provenance
+    from .convert import SavedFolder
+
 __all__ = [
     "PRESETS",
     "EncodedImages",
@@ -42,8 +48,13 @@ class TwoViewModel(nn.Module):
     Args:
         config: shape of the network; `PRESETS` holds the named ones.
 
+    Attributes:
+        provenance: licence and training data of the weights, None for fresh ones.
+
     Reference: DUSt3R (arXiv 2312.14132) and MASt3R (arXiv 2406.09756).
     """
+
+    provenance: Provenance | None = None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -87,6 +98,52 @@ class TwoViewModel(nn.Module):
     def device(self) -> torch.device:
         """Where the parameters live."""
         return self.mask_token.device
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options: Any) -> TwoViewModel:
+        """Load a network with its weights; the same as `weav3r.load_model`."""
+        from .loading import load_model
+
+        return load_model(source, **options)
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> SavedFolder:
+        """Write weights, configuration and model card into a folder.
+
+        Args:
+            folder: made if needed; files of these names in it are replaced.
+            **options: of `weav3r.models.convert.save_pretrained`: `dtype` of the stored weights
+                ("float32", "float16", "bfloat16", "int8"), `layout` ("weav3r", or "published" for
+                classes of the published code), `provenance` (None: that of this network).
+
+        Returns:
+            The weights file, its size and SHA-256.
+
+        Raises:
+            ValueError: for weights that do not fit `dtype`, or a network that does not fit
+                `layout`.
+        """
+        from .convert import save_pretrained
+
+        return save_pretrained(self, folder, **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload weights, configuration and model card to the Hub.
+
+        Args:
+            repo_id: `owner/name`, made if needed.
+            **options: of `weav3r.models.hub.push_to_hub`: `dtype`, `layout` and `provenance` as for
+                `save_pretrained`; `private`, `revision` (a branch), `message`, `token`.
+
+        Returns:
+            The address of the repository.
+
+        Raises:
+            PermissionError: if the token does not allow it.
+            ConnectionError: if the Hub cannot be reached.
+        """
+        from .hub import push_to_hub
+
+        return push_to_hub(self, repo_id, **options)
 
     def encode(self, images: Tensor, true_shape: Tensor | None = None) -> EncodedImages:
         """Encode images, once for all the pairs they are part of.

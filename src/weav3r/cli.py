@@ -16,7 +16,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.table import Table
+
+from .cli_models import ModelOption, OfflineOption, prepare_model
+from .cli_models import app as models_app
 
 app = typer.Typer(
     name="weav3r",
@@ -26,21 +28,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 data_app = typer.Typer(help="Training data: scenes and textures.", no_args_is_help=True)
-models_app = typer.Typer(help="Checkpoints and presets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
 
 _WRONG_INPUT = (
     *(ValueError, TypeError, ImportError),
-    *(FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError),
+    *(FileNotFoundError, FileExistsError, PermissionError),
+    *(IsADirectoryError, NotADirectoryError),
 )
 
 console = Console(stderr=True)
 output = Console()
 
-ModelOption = Annotated[
-    str, typer.Option("--model", "-m", help="Bundled name, folder or .safetensors file.")
-]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 SizeOption = Annotated[
     int | None, typer.Option(help="Long side of the network's input, pixels; default: by model.")
@@ -65,6 +64,8 @@ def _root(
     level = logging.INFO if verbose else logging.ERROR
     handler = RichHandler(console=console, show_path=False, rich_tracebacks=False)
     logging.basicConfig(level=level, format="%(message)s", handlers=[handler], force=True)
+    # Licence notices are to be seen, whatever else is not.
+    logging.getLogger(f"{__package__}.models").setLevel(min(level, logging.WARNING))
 
 
 @app.command()
@@ -82,6 +83,7 @@ def reconstruct(
         str | None, typer.Option(help="For a folder: colmap, npz or nerfstudio.")
     ] = None,
     model: ModelOption = "weav3r-small",
+    offline: OfflineOption = False,
     device: DeviceOption = "auto",
     size: SizeOption = None,
     graph: Annotated[
@@ -105,6 +107,7 @@ def reconstruct(
     _check_writable(out, "--output")
     if report is not None:
         _check_writable(report, "--report")
+    prepare_model(model, offline)
     scene = weav3r.reconstruct(
         source,
         model=model,
@@ -137,6 +140,7 @@ def match(
         Path | None, typer.Option("--output", "-o", help="Write matches: .npz, .csv, or .png.")
     ] = None,
     model: ModelOption = "weav3r-small",
+    offline: OfflineOption = False,
     device: DeviceOption = "auto",
     size: SizeOption = None,
     min_confidence: Annotated[float, typer.Option(help="Drop matches below.")] = 0.0,
@@ -149,6 +153,7 @@ def match(
         if out.suffix.lower() not in (".npz", ".csv", ".png"):
             raise ValueError(f"--output {out}: matches are written as .npz, .csv or .png")
         _check_writable(out, "--output")
+    prepare_model(model, offline)
     pair = weav3r.match(
         image1, image2, model=model, device=device, size=size, min_confidence=min_confidence
     )
@@ -218,6 +223,7 @@ def evaluate(
         typer.Option(help="Reconstruct whole scenes instead: names from scenes.json, or all."),
     ] = None,
     size: SizeOption = None,
+    offline: OfflineOption = False,
     device: DeviceOption = "auto",
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")] = Path(
         "evaluation-results"
@@ -231,6 +237,8 @@ def evaluate(
     from .inference.two_view import PairMatcher
 
     names = [m.strip() for m in methods.split(",")]
+    for name in names:
+        prepare_model(name, offline)
     with make_progress(True) as show, ExitStack() as stack:
         advance, shown = None, 0
 
@@ -335,6 +343,7 @@ def _number(text: str, where: str) -> int:
 @app.command()
 def demo(
     model: ModelOption = "weav3r-small",
+    offline: OfflineOption = False,
     device: DeviceOption = "auto",
     host: Annotated[
         str, typer.Option(help="Address to listen on; 127.0.0.1 is reached from here only.")
@@ -347,6 +356,7 @@ def demo(
 
     from .demo.app import launch
 
+    prepare_model(model, offline)
     output.print(f"http://{host}:{port}  (stop with Ctrl-C)", highlight=False, markup=False)
     launch(
         model,
@@ -409,28 +419,6 @@ def data_textures(
     for source, reason in report.skipped.items():
         console.print(f"skipped {source}: {reason}", highlight=False, markup=False)
     output.print(f"wrote {folder}", highlight=False, markup=False, soft_wrap=True)
-
-
-@models_app.command("list")
-def models_list() -> None:
-    """List the presets and bundled checkpoints."""
-    from .models import available_models
-
-    table = Table("name", "parameters", "bundled", "licence")
-    for m in available_models():
-        size = "-" if m.bundled_bytes is None else f"{m.bundled_bytes / 2**20:.1f} MiB"
-        table.add_row(m.name, f"{m.parameters / 1e6:.1f} M", size, m.licence)
-    output.print(table)
-
-
-@models_app.command("info")
-def models_info(
-    model: Annotated[str, typer.Argument(help="Preset name, folder or .safetensors file.")],
-) -> None:
-    """Show the configuration and metadata of a preset or checkpoint."""
-    from .models import checkpoint_info
-
-    output.print_json(data=checkpoint_info(model))
 
 
 def _photos_or_example(photos: list[str] | None, example: str | None) -> Any:

@@ -15,14 +15,14 @@ from weav3r.models import (
     PRESETS,
     TwoViewModel,
     available_models,
+    checkpoint,
     initialise_from_croco,
     load_model,
-    loading,
     model_info,
     resolve_device,
     save_checkpoint,
 )
-from weav3r.models.storage import SCALE_SUFFIX, pack_tensors, read_tensors, unpack_tensors
+from weav3r.models.storage import SCALE_SUFFIX, TensorFile, pack_tensors, unpack_tensors
 from weav3r.models.weights import duplicate_decoder, load_weights
 
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 32 * 32).view(2, 1, 3, 32, 32)
@@ -44,7 +44,7 @@ def test_round_trip(any_tiny: TwoViewModel, tmp_path: Path, dtype, as_folder: bo
     )
     loaded = load_model(path, device="cpu")
     assert not loaded.training and loaded.config == any_tiny.config
-    assert read_tensors(file)[1]["licence"] == "Apache-2.0"
+    assert TensorFile(file).metadata["licence"] == "Apache-2.0"
     # Weights are of size 1: the units of the last place of each format, half of the int8 step.
     limit = {"float32": 0, "float16": 2**-11, "bfloat16": 2**-8, "int8": 1 / 250}[dtype]
     assert largest_difference(any_tiny, loaded) <= limit
@@ -134,7 +134,7 @@ def test_both_spellings_of_the_dpt_weights(any_tiny: TwoViewModel, keep: bool) -
 
 def test_one_error_lists_every_problem(tiny: TwoViewModel, tmp_path: Path) -> None:
     file = save_checkpoint(tiny, tmp_path / "a.safetensors", "float32")
-    state, metadata = load_file(file), read_tensors(file)[1]
+    state, metadata = load_file(file), TensorFile(file).metadata
     del state["enc_norm.weight"], state["enc_norm.bias"]
     state["extra.weight"] = torch.zeros(1)
     state["decoder_embed.bias"] = torch.zeros(3)
@@ -142,27 +142,23 @@ def test_one_error_lists_every_problem(tiny: TwoViewModel, tmp_path: Path) -> No
     with pytest.raises(ValueError) as caught:
         load_model(file)
     message = str(caught.value)
-    assert message.startswith(f"{file} does not fit the network:")
-    assert "2 missing: enc_norm.bias, enc_norm.weight" in message
-    assert "1 unexpected: extra.weight" in message
-    assert "1 of another shape: decoder_embed.bias (3,) instead of (24,)" in message
-
-
-def test_long_lists_are_shortened(tiny: TwoViewModel) -> None:
-    with pytest.raises(ValueError, match="and [0-9]+ more"):
-        load_weights(tiny, {})
+    assert message.splitlines() == [
+        f"{file} does not fit the network: 2 missing, 1 unexpected, 1 of another shape",
+        "  missing: enc_norm.bias",
+        "  missing: enc_norm.weight",
+        "  unexpected: extra.weight",
+        "  of another shape: decoder_embed.bias: (3,) instead of (24,)",
+    ]
 
 
 def test_unreadable_sources(tmp_path: Path, tiny: TwoViewModel) -> None:
     with pytest.raises(FileNotFoundError, match=r"neither a file.*presets: weav3r-small"):
         load_model("nowhere")
-    with pytest.raises(FileNotFoundError, match=r"no weights for preset 'mast3r-512'.*Presets:"):
-        load_model("mast3r-512")
     with pytest.raises(FileNotFoundError, match=r"holds no model.safetensors"):
         load_model(tmp_path)
     pickle = tmp_path / "model.pth"
     pickle.write_bytes(b"anything")
-    with pytest.raises(ValueError, match=r"supported are .safetensors files and folders.*not .pth"):
+    with pytest.raises(ValueError, match=r"model.pth"):
         load_model(pickle)
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"no header here")
@@ -182,9 +178,9 @@ def test_bundled_weights(
     tiny: TwoViewModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = save_checkpoint(tiny, tmp_path / "weav3r-small.safetensors")
-    monkeypatch.setattr(loading, "bundled_weights", lambda name: file)
+    monkeypatch.setattr(checkpoint, "bundled_weights", lambda name: file)
     assert load_model(device="cpu").config == tiny.config
-    monkeypatch.setattr(loading, "bundled_weights", lambda name: None)
+    monkeypatch.setattr(checkpoint, "bundled_weights", lambda name: None)
     with pytest.raises(FileNotFoundError, match="no weights for preset 'weav3r-small'"):
         load_model()
 

@@ -380,14 +380,16 @@ _TRANSPORT = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
 
 
 def _of_status(repo: str, error: Any) -> Exception:
+    from huggingface_hub import get_token
+
     status = None if error.response is None else error.response.status_code
+    if status == 404 or (status == 401 and get_token() is None):
+        return FileNotFoundError(_not_found(repo))
     if status in (401, 403):
         return PermissionError(
             f"the Hub refuses access to {repo} (HTTP {status}): check the token in HF_TOKEN and "
             "what it may do"
         )
-    if status == 404:
-        return FileNotFoundError(_not_found(repo))
     if status == 507:
         return OSError(errno.ENOSPC, f"the Hub has no space left for {repo}")
     return ConnectionError(f"the Hub at {endpoint()} answered HTTP {status} for {repo}: {error}")

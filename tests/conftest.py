@@ -1,0 +1,237 @@
+"""A small Hugging Face Hub on 127.0.0.1, for tests of downloading and sharing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+Files = dict[str, bytes]
+
+
+@dataclass
+class LocalHub:
+    """The state of the server, open to the tests.
+
+    Attributes:
+        home: HF_HOME of the test.
+        revisions: files by repository, then by branch, tag or commit.
+        gated: repositories that ask for a token.
+        hidden: repositories that answer 401, as missing ones do without a token.
+        has_api: whether the server lists files; plain mirrors do not.
+        broken_off: how many of the next GETs of weights end half way.
+        status: when not None, what every request is answered with.
+        requests: method and path of every request.
+        tokens: every Authorization header that came.
+        server: answers in a thread.
+        gone: whether it was stopped.
+    """
+
+    home: Path
+    revisions: dict[str, dict[str, Files]] = field(default_factory=dict)
+    gated: set[str] = field(default_factory=set)
+    hidden: set[str] = field(default_factory=set)
+    has_api: bool = True
+    broken_off: int = 0
+    status: int | None = None
+    requests: list[str] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
+    server: ThreadingHTTPServer | None = None
+    gone: bool = False
+
+    def publish(self, repo: str, folder: Path, revision: str = "main") -> None:
+        """Put the files of a folder into a repository."""
+        files = {file.name: file.read_bytes() for file in folder.iterdir()}
+        self.revisions.setdefault(repo, {})[revision] = files
+
+    def stop(self) -> None:
+        """Go away; open connections end, later ones are refused."""
+        self.gone = True
+        if self.server is not None:
+            self.server.shutdown()
+            self.server.server_close()
+            self.server = None
+
+
+def commit_of(files: Files) -> str:
+    """Name a state of a repository by its content."""
+    content = b"".join(name.encode() + data for name, data in sorted(files.items()))
+    return hashlib.sha1(content).hexdigest()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub: LocalHub
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._route()
+
+    def do_GET(self) -> None:
+        self._route()
+
+    def do_POST(self) -> None:
+        self._route()
+
+    def _route(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.hub.requests.append(f"{self.command} {path}")
+        self.hub.tokens.append(self.headers.get("authorization", ""))
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        if self.hub.gone:
+            self.close_connection = True
+        elif self.hub.status is not None:
+            self._reply(self.hub.status)
+        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
+            self._info(found[1], found[2] or "main")
+        elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            self._file(found[1], found[2], found[3])
+        else:
+            self._write(path, body)
+
+    def _reply(self, status: int, body: bytes = b"", **headers: object) -> None:
+        self.send_response(status)
+        for name, value in ({"Content_Length": len(body)} | headers).items():
+            self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _json(self, data: object) -> None:
+        self._reply(200, json.dumps(data).encode(), Content_Type="application/json")
+
+    def _files(self, repo: str, revision: str) -> Files | None:
+        """Find a state of a repository, or answer with the error of the Hub."""
+        allowed = self.headers.get("authorization") == "Bearer hf_secret"
+        states = self.hub.revisions.get(repo)
+        if repo in self.hub.hidden and not allowed:
+            self._reply(401)
+        elif states is None:
+            self._reply(404, X_Error_Code="RepoNotFound")
+        elif repo in self.hub.gated and not allowed and "/resolve/" in self.path:
+            self._reply(403, X_Error_Code="GatedRepo", X_Error_Message="restricted")
+        else:
+            by_commit = {commit_of(files): files for files in states.values()}
+            files = states.get(revision) or by_commit.get(revision)
+            if files is not None:
+                return files
+            self._reply(404, X_Error_Code="RevisionNotFound")
+        return None
+
+    def _info(self, repo: str, revision: str) -> None:
+        if not self.hub.has_api:
+            self._reply(404)
+            return
+        files = self._files(repo, revision)
+        if files is None:
+            return
+        siblings = [
+            {"rfilename": name, "size": len(data), "lfs": _lfs(name, data)}
+            for name, data in files.items()
+        ]
+        tags = re.findall(rb"^license: *(\S+)", files.get("README.md", b""), re.MULTILINE)
+        self._json(
+            {
+                "id": repo,
+                "sha": commit_of(files),
+                "siblings": siblings,
+                "tags": [f"license:{tag.decode()}" for tag in tags],
+            }
+        )
+
+    def _file(self, repo: str, revision: str, name: str) -> None:
+        files = self._files(repo, revision)
+        if files is None:
+            return
+        commit = commit_of(files)
+        if name not in files:
+            self._reply(404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
+            return
+        data = files[name]
+        headers = {
+            "ETag": f'"{hashlib.sha256(data).hexdigest()}"',
+            "X_Repo_Commit": commit,
+            "Accept_Ranges": "bytes",
+        }
+        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("range", ""))
+        if self.command == "GET" and self.hub.broken_off and name.endswith(".safetensors"):
+            self.hub.broken_off -= 1
+            start = int(wanted[1]) if wanted else 0
+            self.send_response(206 if wanted else 200)
+            self.send_header("Content-Length", str(len(data) - start))
+            self.end_headers()
+            self.wfile.write(data[start : start + (len(data) - start) // 2])
+            self.close_connection = True
+        elif wanted:
+            start = int(wanted[1])
+            span = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            self._reply(206, data[start:], Content_Range=span, **headers)
+        else:
+            body = b"" if self.command == "HEAD" else data
+            self._reply(200, body, **{"Content_Length": len(data), **headers})
+
+    def _write(self, path: str, body: bytes) -> None:
+        """Answer the requests of an upload; files come inside the commit, as base64."""
+        if self.headers.get("authorization") != "Bearer hf_secret":
+            self._reply(403, X_Error_Message="the token may not write")
+        elif path == "/api/repos/create":
+            data = json.loads(body)
+            repo = f"{data.get('organization') or 'me'}/{data['name']}"
+            url = json.dumps({"url": f"http://{self.headers['host']}/{repo}"}).encode()
+            self._reply(409 if repo in self.hub.revisions else 200, url)
+            self.hub.revisions.setdefault(repo, {"main": {}})
+        elif path == "/api/validate-yaml":
+            self._json({"errors": [], "warnings": []})
+        elif "/preupload/" in path:
+            names = [file["path"] for file in json.loads(body)["files"]]
+            modes = {"uploadMode": "regular", "shouldIgnore": False}
+            self._json({"files": [{"path": name, **modes} for name in names]})
+        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/branch/(.+)", path):
+            states = self.hub.revisions[found[1]]
+            states[found[2]] = dict(states["main"])
+            self._json({})
+        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/(.+)", path):
+            files = self.hub.revisions[found[1]][found[2]]
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    value = line["value"]
+                    files[value["path"]] = base64.b64decode(value["content"])
+            url = f"http://{self.headers['host']}/{found[1]}/commit/{commit_of(files)}"
+            self._json({"success": True, "commitOid": commit_of(files), "commitUrl": url})
+        else:
+            self._reply(404)
+
+
+def _lfs(name: str, data: bytes) -> dict[str, object] | None:
+    if not name.endswith((".safetensors", ".pth")):
+        return None
+    return {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
+    """Give an empty Hub; cache and tokens of the user are out of reach."""
+    state = LocalHub(home=tmp_path / "hf")
+    state.server = ThreadingHTTPServer(("127.0.0.1", 0), type("H", (_Handler,), {"hub": state}))
+    thread = threading.Thread(target=state.server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    for name in ("HF_HUB_CACHE", "HF_TOKEN", "HF_HUB_OFFLINE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(state.home))
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{state.server.server_port}")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    yield state
+    state.stop()
+    thread.join(5)

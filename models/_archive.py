@@ -115,7 +115,7 @@ class TorchArchive:
         try:
             return interpret(program, sizes)
         except ValueError as error:
-            raise ValueError(f"{self.path}: {str(error)[:400]}") from error
+            raise ValueError(f"{self.path}: {error}") from error
 
     def _read(self, name: str, limit: int) -> bytes:
         if self._entries[name].file_size > limit:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 import pickletools
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-MAX_OPCODES = 1_000_000  # a training checkpoint of 1000 parameters with AdamW has 150 000
+MAX_OPCODES = 500_000  # a training checkpoint of 1000 parameters with AdamW has 150 000
 MAX_DEPTH = 64
 MAX_NODES = 1_000_000  # of the value when every shared part is counted where it stands
 MAX_AXES = 16
@@ -101,16 +101,19 @@ def interpret(program: bytes, storages: Mapping[str, int]) -> Any:
             storage, or a damaged program.
     """
     machine = _Machine(storages)
-    try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(program)):
-            if count >= MAX_OPCODES:
-                raise ValueError(f"the pickle has more than {MAX_OPCODES} instructions")
-            machine.step(opcode.name, argument)
-    except (struct.error, OverflowError, EOFError) as error:
-        raise ValueError(f"the pickle is damaged: {error}") from error
-    except UnicodeError as error:
-        raise ValueError(f"the pickle is damaged: {error.reason}") from error
+    for count, (name, argument) in enumerate(_instructions(program)):
+        if count >= MAX_OPCODES:
+            raise ValueError(f"the pickle has more than {MAX_OPCODES} instructions")
+        machine.step(name, argument)
     return machine.result()
+
+
+def _instructions(program: bytes) -> Iterator[tuple[str, Any]]:
+    try:
+        for opcode, argument, _ in pickletools.genops(program):
+            yield opcode.name, argument
+    except (ValueError, struct.error, OverflowError, EOFError) as error:
+        raise ValueError(f"the pickle is damaged: {str(error)[:200]}") from error
 
 
 class _Machine:
@@ -405,7 +408,10 @@ def _nothing(kind: Callable[[], Any]) -> Callable[[tuple[Any, ...]], Any]:
 def _latin1(arguments: tuple[Any, ...]) -> bytes:
     """Do what `_codecs.encode` is used for: protocol 2 has no bytes of its own."""
     if len(arguments) == 2 and isinstance(arguments[0], str) and arguments[1] == "latin1":
-        return arguments[0].encode("latin1")
+        try:
+            return arguments[0].encode("latin1")
+        except UnicodeEncodeError as error:
+            raise ValueError("the pickle is damaged: bytes beyond 255") from error
     raise ValueError("the pickle calls _codecs.encode for something other than bytes")
 
 

@@ -70,7 +70,9 @@ def _unshared(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def initialise_from_croco(model: TwoViewModel, state: Mapping[str, Tensor]) -> None:
+def initialise_from_croco(
+    model: TwoViewModel, state: Mapping[str, Tensor], origin: str = "the completion network"
+) -> None:
     """Start a two-view network from a cross-view completion network, in place.
 
     Both decoders start from its one decoder. The heads keep their values; so do the parts that
@@ -79,6 +81,7 @@ def initialise_from_croco(model: TwoViewModel, state: Mapping[str, Tensor]) -> N
     Args:
         model: network to initialise.
         state: state dict of the completion network (rotary positions).
+        origin: what to call it in errors.
 
     Raises:
         ValueError: if the transformers differ in shape, or the completion network knows positions
@@ -86,15 +89,15 @@ def initialise_from_croco(model: TwoViewModel, state: Mapping[str, Tensor]) -> N
     """
     if "enc_pos_embed" in state:
         raise ValueError(
-            "the completion network has position tables (CroCo v1); two-view networks rotate by "
-            "position and cannot start from it: use a CroCo v2 checkpoint (RoPE100)"
+            f"{origin} has position tables (CroCo v1); two-view networks rotate by position and "
+            "cannot start from it: use a CroCo v2 checkpoint (RoPE100)"
         )
     merged = {k: v for k, v in state.items() if not k.startswith("prediction_head.")}
     merged = duplicate_decoder(merged)
     own = model.state_dict()
     kept = re.compile(r"(downstream_head|coordinate_embed\.|local_)|\.[qk]_norm\.")
     merged.update({key: value for key, value in own.items() if kept.search(key)})
-    load_weights(model, merged, origin="the completion network")
+    load_weights(model, merged, origin=origin)
 
 
 def duplicate_decoder(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

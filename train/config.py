@@ -102,7 +102,7 @@ class Recipe:
     name: str = "unnamed"
     model: str = "weav3r-small"  # a preset
     model_overrides: dict[str, Any] = field(default_factory=dict)  # fields of ModelConfig
-    init: str | None = None  # weights to start from (anything that load_model takes)
+    init: str | None = None  # weights to start from: what load_model takes, or a CroCo file
     seed: int = 0
     steps: int | None = None  # total number of steps; None = until the minutes are over
     data: DataConfig = field(default_factory=DataConfig)

@@ -21,8 +21,10 @@ from torch import Tensor, nn
 
 from ..models.config import PRESETS, ModelConfig
 from ..models.loading import load_model
+from ..models.published import read_completion_weights
 from ..models.storage import save_checkpoint
 from ..models.two_view import TwoViewModel
+from ..models.weights import initialise_from_croco
 from .config import Recipe, load_recipe, recipe_to_dict
 from .criterion import PairCriterion
 from .data import PairBatch, PairStream, ProceduralFactory, SceneFactory
@@ -122,9 +124,26 @@ class PairTraining(nn.Module):
 
 
 def build_model(recipe: Recipe) -> TwoViewModel:
-    """Make the recipe's network, from its initial weights or from the seed."""
-    if recipe.init is not None:
+    """Make the recipe's network, from its initial weights or from the seed.
+
+    Weights of a completion network (CroCo) start the transformer of the recipe's model; those of
+    a two-view network bring their own configuration.
+    """
+    completion = None if recipe.init is None else _completion_weights(recipe.init)
+    if recipe.init is not None and completion is None:
         return load_model(recipe.init, device="cpu")
+    model = _fresh_model(recipe)
+    if completion is not None:
+        initialise_from_croco(model, completion, origin=str(recipe.init))
+    return model
+
+
+def _completion_weights(init: str) -> dict[str, Tensor] | None:
+    path = Path(init).expanduser()
+    return read_completion_weights(path) if path.is_file() else None
+
+
+def _fresh_model(recipe: Recipe) -> TwoViewModel:
     if recipe.model not in PRESETS:
         raise ValueError(f"unknown model {recipe.model!r}; presets: {', '.join(PRESETS)}")
     with torch.random.fork_rng(devices=[]):

@@ -5,7 +5,6 @@ Everything that takes a `source` goes through `open_checkpoint`.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,9 +14,11 @@ from typing import Any
 
 from torch import Tensor
 
-from . import hub
 from .card import BUNDLED, CARD_FILE, Provenance, find_provenance
 from .config import PRESETS, ModelConfig
+from .hub import download
+from .hub_cache import PUBLISHED_IDS, PUBLISHED_OWNER, choose_weights, is_hub_id, listing
+from .published import is_torch_archive, read_published
 from .storage import CONFIG_FILE, WEIGHTS_FILE, TensorFile, shape_of
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
@@ -80,14 +81,14 @@ def open_checkpoint(
         return _open_file(bundled, str(bundled), known=BUNDLED)
     remote = remote_id(source)
     if remote is not None:
-        found = hub.download(
+        found = download(
             *(remote, revision),
             offline=offline,
             cache_dir=cache_dir,
             progress=progress,
             check=parse_config,
         )
-        return _open_file(found, remote, published=remote.startswith(hub.PUBLISHED_OWNER))
+        return _open_file(found, remote, published=remote.startswith(PUBLISHED_OWNER))
     file = _local_file(Path(source).expanduser())
     if file is None:
         raise FileNotFoundError(_unknown(source))
@@ -100,8 +101,8 @@ def remote_id(source: str | Path) -> str | None:
     """Give the Hub id that a source stands for, None where it is local or nothing at all."""
     if not isinstance(source, str) or bundled_weights(source) or Path(source).expanduser().exists():
         return None
-    source = hub.PUBLISHED_IDS.get(source, source)
-    return source if hub.is_hub_id(source) else None
+    source = PUBLISHED_IDS.get(source, source)
+    return source if is_hub_id(source) else None
 
 
 def _unknown(source: str | Path) -> str:
@@ -112,7 +113,7 @@ def _unknown(source: str | Path) -> str:
         )
     return (
         f"{str(source)!r} is neither a file, nor a folder, nor a preset (presets: "
-        f"{', '.join(PRESETS)}), nor a Hub id such as {hub.PUBLISHED_IDS['mast3r-512']}"
+        f"{', '.join(PRESETS)}), nor a Hub id such as {PUBLISHED_IDS['mast3r-512']}"
     )
 
 
@@ -131,11 +132,11 @@ def _local_file(path: Path) -> Path | None:
         return path
     if not path.is_dir():
         return None
-    name = hub.choose_weights([entry.name for entry in path.iterdir()])
+    name = choose_weights([entry.name for entry in path.iterdir()])
     if name is None:
         raise FileNotFoundError(
             f"{path} holds no {WEIGHTS_FILE} and no single other weights file; "
-            f"it holds {hub.listing(entry.name for entry in path.iterdir())}"
+            f"it holds {listing(entry.name for entry in path.iterdir())}"
         )
     return path / name
 
@@ -143,8 +144,6 @@ def _local_file(path: Path) -> Path | None:
 def _open_file(
     file: Path, origin: str, known: Provenance | None = None, published: bool = False
 ) -> Checkpoint:
-    from .published import is_torch_archive  # imports this package's reader of pickles
-
     if file.suffix in TORCH_SUFFIXES or is_torch_archive(file):
         return _open_torch(file, origin)
     tensors = TensorFile(file)
@@ -169,8 +168,6 @@ def _open_file(
 
 
 def _open_torch(file: Path, origin: str) -> Checkpoint:
-    from .published import read_published
-
     found = read_published(file)
     if not isinstance(found.config, ModelConfig):
         raise ValueError(
@@ -179,9 +176,7 @@ def _open_torch(file: Path, origin: str) -> Checkpoint:
         )
     metadata = {key: str(found.arguments[key]) for key in ("model",) if key in found.arguments}
     provenance = find_provenance({}, published=True)
-    return Checkpoint(
-        origin, file, _named(found.config), found.state, metadata, provenance, published=True
-    )
+    return Checkpoint(origin, file, found.config, found.state, metadata, provenance, published=True)
 
 
 def _find_config(file: Path, metadata: Mapping[str, str], origin: str) -> tuple[ModelConfig, bool]:
@@ -217,12 +212,4 @@ def parse_config(text: str, origin: str) -> tuple[ModelConfig, bool]:
         config = ModelConfig.from_dict(data)
     except (ValueError, TypeError, ArithmeticError, AttributeError, LookupError) as error:
         raise ValueError(f"the model configuration of {origin}: {error}") from error
-    return _named(config), not set(data) & {"encoder_dim", "name"}
-
-
-def _named(config: ModelConfig) -> ModelConfig:
-    """Give a configuration without a name that of the preset it equals."""
-    if config.name != "custom":
-        return config
-    same = (p for p in PRESETS.values() if dataclasses.replace(p, name="custom") == config)
-    return next(same, config)
+    return config, not set(data) & {"encoder_dim", "name"}

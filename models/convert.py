@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from .two_view import TwoViewModel
 from .weights import canonical_keys, load_weights
 
 Layout = Literal["weav3r", "published"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -111,13 +114,26 @@ def convert_checkpoint(
     checkpoint = open_checkpoint(source, revision=revision, offline=offline, progress=progress)
     if folder.resolve() == checkpoint.file.parent.resolve():
         raise ValueError(f"{folder} holds the source itself; name another folder")
+    if isinstance(checkpoint.tensors, TensorFile):  # read once and dropped, tensor by tensor
+        tensors = TensorFile(checkpoint.file, keep=False)
+        checkpoint = dataclasses.replace(checkpoint, tensors=tensors)
     tensors = _Renamed(checkpoint)
     stated = checkpoint.provenance
     if licence is not None:
+        _note_wider_licence(checkpoint, licence)
         stated = dataclasses.replace(stated, licence=licence)
     saved = _write(tensors, checkpoint.config, folder, dtype, layout, stated, None)
     _verify(saved.file, tensors, dtype)
     return saved
+
+
+def _note_wider_licence(checkpoint: Checkpoint, licence: str) -> None:
+    if checkpoint.provenance.non_commercial and not Provenance(licence).non_commercial:
+        logger.warning(
+            "the copy of %s states %s in place of %s, non-commercial use only; that is for the "
+            "owner of the weights to decide",
+            *(checkpoint.origin, licence, checkpoint.provenance.licence),
+        )
 
 
 class _Renamed(LazyTensors):

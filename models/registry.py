@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import hub
 from .card import BUNDLED, PUBLISHED_LICENCE
 from .checkpoint import bundled_weights, open_checkpoint, parse_config, remote_id
 from .config import PRESETS, ModelConfig
+from .hub import describe
+from .hub_cache import PUBLISHED_IDS, cached_file, cached_ids
 from .loading import empty_model
 from .storage import CONFIG_FILE, file_sha256
 
@@ -61,7 +62,7 @@ def model_info(name: str) -> ModelInfo:
     if name not in PRESETS:
         raise ValueError(f"unknown model {name!r}; there are: {', '.join(PRESETS)}")
     file = bundled_weights(name)
-    hub_id = hub.PUBLISHED_IDS.get(name)
+    hub_id = PUBLISHED_IDS.get(name)
     return ModelInfo(
         name=name,
         parameters=_count_parameters(PRESETS[name]),
@@ -90,9 +91,9 @@ class CachedModel:
 def cached_models() -> list[CachedModel]:
     """List the checkpoints in the cache of the Hub that are networks of these kinds."""
     found = []
-    for hub_id in hub.cached_ids():
-        file = hub.cached_file(hub_id)
-        if file is not None and (hub_id in hub.PUBLISHED_IDS.values() or _is_ours(file)):
+    for hub_id in cached_ids():
+        file = cached_file(hub_id)
+        if file is not None and (hub_id in PUBLISHED_IDS.values() or _is_ours(file)):
             found.append(CachedModel(hub_id, file, file.stat().st_size))
     return found
 
@@ -127,7 +128,7 @@ def checkpoint_info(source: str | Path, *, offline: bool | None = None) -> dict[
     if isinstance(source, str) and source in PRESETS:
         info = asdict(model_info(source)) | {"config": PRESETS[source].to_dict()}
     remote = remote_id(source)
-    if remote is None or hub.cached_file(remote) is not None:
+    if remote is None or cached_file(remote) is not None:
         return {**info, **_local_info(source)}
     return info or _remote_info(remote, offline)
 
@@ -150,7 +151,7 @@ def _local_info(source: str | Path) -> dict[str, Any]:
 
 
 def _remote_info(source: str, offline: bool | None) -> dict[str, Any]:
-    remote = hub.describe(source, offline=offline)
+    remote = describe(source, offline=offline)
     info: dict[str, Any] = {
         "hub_id": source,
         "file": remote.name,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
-import json
 import logging
 import shutil
 import socket
@@ -19,15 +17,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from weav3r.models import Provenance, TwoViewModel, checkpoint_info, load_model
-from weav3r.models.hub import (
+from weav3r.models.hub import download, push_to_hub
+from weav3r.models.hub_cache import (
     PUBLISHED_IDS,
     cache_folder,
     cached_file,
     cached_ids,
     choose_weights,
-    download,
     is_hub_id,
-    push_to_hub,
     split_hub_id,
 )
 

@@ -1,13 +1,15 @@
-"""A small Hugging Face Hub on 127.0.0.1, for tests of downloading and sharing."""
+"""The command run in this process, and a small Hugging Face Hub on 127.0.0.1."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
+import logging
 import re
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -235,3 +237,39 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
     yield state
     state.stop()
     thread.join(5)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Exit status and the two streams of a run."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """Run the command in this process, as the console script does."""
+    from weav3r.cli import main
+
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # what --offline changes comes back after the test
+    monkeypatch.delenv("WEAV3R_DEBUG", raising=False)
+    loggers = [logging.getLogger(), logging.getLogger("weav3r.models")]
+    before = [(logger.handlers[:], logger.level) for logger in loggers]
+
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["weav3r", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        return Outcome(int(stop.value.code or 0), captured.out, captured.err)
+
+    yield call
+    for logger, (handlers, level) in zip(loggers, before, strict=True):
+        logger.handlers[:] = handlers
+        logger.setLevel(level)

@@ -107,7 +107,7 @@ def reconstruct(
     _check_writable(out, "--output")
     if report is not None:
         _check_writable(report, "--report")
-    prepare_model(model, offline)
+    prepare_model(model)
     scene = weav3r.reconstruct(
         source,
         model=model,
@@ -153,7 +153,7 @@ def match(
         if out.suffix.lower() not in (".npz", ".csv", ".png"):
             raise ValueError(f"--output {out}: matches are written as .npz, .csv or .png")
         _check_writable(out, "--output")
-    prepare_model(model, offline)
+    prepare_model(model)
     pair = weav3r.match(
         image1, image2, model=model, device=device, size=size, min_confidence=min_confidence
     )
@@ -190,6 +190,7 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override: data.scenes=8 (repeatable).")
     ] = None,
+    offline: OfflineOption = False,
     device: DeviceOption = "auto",
     print_config: Annotated[bool, typer.Option(help="Show the resolved recipe and stop.")] = False,
 ) -> None:
@@ -201,6 +202,8 @@ def train(
     if print_config:
         output.print_json(data=recipe_to_dict(resolved))
         return
+    if resolved.init is not None:
+        prepare_model(resolved.init)
     run(
         resolved,
         output=out or Path("runs") / resolved.name,
@@ -238,7 +241,7 @@ def evaluate(
 
     names = [m.strip() for m in methods.split(",")]
     for name in names:
-        prepare_model(name, offline)
+        prepare_model(name)
     with make_progress(True) as show, ExitStack() as stack:
         advance, shown = None, 0
 
@@ -289,6 +292,7 @@ def benchmark(
         str | None,
         typer.Option(help="WIDTHxHEIGHT in pixels, or the long side of a 4:3 photo."),
     ] = None,
+    offline: OfflineOption = False,
     device: DeviceOption = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     batch: Annotated[int, typer.Option(help="Pairs at once.")] = 1,
@@ -356,7 +360,7 @@ def demo(
 
     from .demo.app import launch
 
-    prepare_model(model, offline)
+    prepare_model(model)
     output.print(f"http://{host}:{port}  (stop with Ctrl-C)", highlight=False, markup=False)
     launch(
         model,

@@ -14,25 +14,35 @@ from rich.table import Table
 app = typer.Typer(help="Checkpoints and presets.", no_args_is_help=True)
 output = Console()
 
+
+def _forbid_network(offline: bool) -> bool:
+    """Let every load of this process see the switch, however deep below the command."""
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    return offline
+
+
 SOURCES = "Bundled name, Hub id, folder, .safetensors or .pth file."
 ModelOption = Annotated[str, typer.Option("--model", "-m", help=SOURCES)]
 OfflineOption = Annotated[
-    bool, typer.Option("--offline", help="Never use the network, only what is downloaded.")
+    bool,
+    typer.Option(
+        "--offline",
+        callback=_forbid_network,
+        help="Never use the network, only what is downloaded.",
+    ),
 ]
 RevisionOption = Annotated[
     str | None, typer.Option(help="Branch, tag or commit of the Hub id; owner/name@TAG works, too.")
 ]
 
 
-def prepare_model(source: str, offline: bool) -> None:
+def prepare_model(source: str) -> None:
     """Bring a remote checkpoint into the cache, with progress bars, before other work begins.
 
     Args:
         source: as for `weav3r.load_model`; nothing happens to what is not remote.
-        offline: forbid the network to the rest of this process.
     """
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
     from .models.checkpoint import open_checkpoint, remote_id
 
     if remote_id(source) is not None:
@@ -70,7 +80,7 @@ def models_info(
     """
     from .models import checkpoint_info
 
-    output.print_json(data=checkpoint_info(model, offline=offline or None))
+    output.print_json(data=checkpoint_info(model))
 
 
 @app.command("path")
@@ -108,7 +118,9 @@ def models_convert(
     licence: Annotated[
         str | None, typer.Option(help="Licence to state; default: what the source states.")
     ] = None,
-    force: Annotated[bool, typer.Option(help="Write into a folder that is not empty.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write into a folder that is not empty.")
+    ] = False,
     revision: RevisionOption = None,
     offline: OfflineOption = False,
 ) -> None:
@@ -123,7 +135,6 @@ def models_convert(
         licence=licence,
         force=force,
         revision=revision,
-        offline=offline or None,
         progress=True,
     )
     _say(saved.file)

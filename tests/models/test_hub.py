@@ -46,7 +46,9 @@ def folder(tiny: TwoViewModel, tmp_path: Path) -> Path:
     return tiny.save_pretrained(tmp_path / "saved", provenance=stated).file.parent
 
 
-def test_our_own_layout(hub: LocalHub, tiny: TwoViewModel, folder: Path) -> None:
+def test_our_own_layout(
+    hub: LocalHub, tiny: TwoViewModel, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     hub.publish(REPO, folder)
     model = load_model(REPO, device="cpu")
     assert same_weights(model, tiny) and model.config == tiny.config
@@ -57,6 +59,7 @@ def test_our_own_layout(hub: LocalHub, tiny: TwoViewModel, folder: Path) -> None
     load_model(REPO, device="cpu")
     assert not any("GET" in r and "model.safetensors" in r for r in hub.requests[before:])
     assert cached_ids() == [REPO]
+    assert capfd.readouterr() == ("", "")  # progress bars are for the command
 
 
 @pytest.mark.parametrize("any_tiny", ["dust3r-512-linear"], indirect=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .linear import Linear
 from .rope import RotaryTables, rotate
 
 AttentionBackend = Literal["sdpa", "math", "xformers"]
@@ -100,10 +101,10 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.backend: AttentionBackend = "sdpa"
-        self.qkv = nn.Linear(dim, 3 * dim)
+        self.qkv = Linear(dim, 3 * dim)
         self.q_norm = nn.LayerNorm(dim // num_heads, NORM_EPS) if qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(dim // num_heads, NORM_EPS) if qk_norm else nn.Identity()
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor, tables: RotaryTables | None) -> Tensor:
         """Attend among the tokens `x` `(B, N, dim)`; `tables` None means no rotation."""
@@ -126,12 +127,12 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.backend: AttentionBackend = "sdpa"
-        self.projq = nn.Linear(dim, dim)
-        self.projk = nn.Linear(dim, dim)
-        self.projv = nn.Linear(dim, dim)
+        self.projq = Linear(dim, dim)
+        self.projk = Linear(dim, dim)
+        self.projv = Linear(dim, dim)
         self.q_norm = nn.LayerNorm(dim // num_heads, NORM_EPS) if qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(dim // num_heads, NORM_EPS) if qk_norm else nn.Identity()
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
 
     def forward(
         self,

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from .attention import NORM_EPS, require_divisible
 from .blocks import DecoderBlock, EncoderBlock, init_transformer_
+from .linear import Linear
 from .masking import random_mask
 from .patch_embed import PatchEmbed
 from .rope import RotaryTables, rotary_tables
@@ -160,7 +161,7 @@ class CrocoModel(nn.Module):
             for _ in range(config.encoder_depth)
         )
         self.enc_norm = nn.LayerNorm(enc, NORM_EPS)
-        self.decoder_embed = nn.Linear(enc, dec)
+        self.decoder_embed = Linear(enc, dec)
         self.dec_blocks = nn.ModuleList(
             DecoderBlock(
                 dec, config.decoder_heads, config.mlp_ratio, norm_memory=config.norm_memory
@@ -168,7 +169,7 @@ class CrocoModel(nn.Module):
             for _ in range(config.decoder_depth)
         )
         self.dec_norm = nn.LayerNorm(dec, NORM_EPS)
-        self.prediction_head = nn.Linear(dec, config.patch_size**2 * 3)
+        self.prediction_head = Linear(dec, config.patch_size**2 * 3)
         init_transformer_(self)
         self.patch_embed.init_()
         nn.init.normal_(self.mask_token, std=0.02)

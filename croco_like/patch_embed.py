@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from .linear import linear
 from .rope import grid_positions
 
 
@@ -88,7 +88,7 @@ class PatchEmbed(nn.Module):
             turned = grid_positions(columns, rows, images.device)
             positions = torch.where(transposed[:, None, None], turned, positions)
         weight = self.proj.weight.flatten(1)  # a convolution with stride = kernel is a Linear
-        return F.linear(patches, weight, self.proj.bias), positions
+        return linear(patches, weight, self.proj.bias), positions
 
     def init_(self) -> None:
         """Initialise the kernel Xavier-uniform as a matrix, in place; the bias is left alone."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import roma
 import torch
 from torch import Tensor
 
@@ -97,6 +96,8 @@ def rotation_from_quaternion(quaternion_wxyz: Tensor) -> Tensor:
     if quaternion_wxyz.shape[-1:] != (4,):
         raise ValueError(f"expected quaternions (..., 4), got {tuple(quaternion_wxyz.shape)}")
     unit = quaternion_wxyz / quaternion_wxyz.norm(dim=-1, keepdim=True)
+    import roma  # brings torch's compiler with it, 120 MB: only when needed
+
     return roma.unitquat_to_rotmat(unit.roll(-1, dims=-1))
 
 
@@ -104,6 +105,8 @@ def quaternion_from_rotation(rotation: Tensor) -> Tensor:
     """Unit quaternions (..., 4), wxyz with w >= 0, of rotations (..., 3, 3)."""
     if rotation.shape[-2:] != (3, 3):
         raise ValueError(f"expected rotations (..., 3, 3), got {tuple(rotation.shape)}")
+    import roma
+
     quaternion = roma.rotmat_to_unitquat(rotation).roll(1, dims=-1)
     return torch.where(quaternion[..., :1] < 0, -quaternion, quaternion)
 
@@ -249,6 +252,8 @@ def _procrustes(source: Tensor, target: Tensor, weight: Tensor, with_scale: bool
     covariance = (weight * target_centred).mT @ source_centred  # (..., 3, 3)
     # Unit size, so that roma's damping of ill-conditioned gradients is relative to the data.
     size = (source_variance * target_variance).detach().sqrt().clamp_min(tiny)
+    import roma
+
     rotation = roma.special_procrustes(covariance / size[..., None, None], gradient_eps=1e-6)
     assert isinstance(rotation, Tensor)  # a pair only when singular values are asked for
     if with_scale:

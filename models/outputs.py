@@ -152,6 +152,14 @@ class PairPrediction:
         """Pick pairs of the batch."""
         return PairPrediction(self.view1.select(index), self.view2.select(index))
 
+    @staticmethod
+    def cat(parts: Sequence[PairPrediction]) -> PairPrediction:
+        """Join predictions of one network and equal sizes along the batch."""
+        return PairPrediction(
+            ViewPrediction.cat([part.view1 for part in parts]),
+            ViewPrediction.cat([part.view2 for part in parts]),
+        )
+
 
 def normalised_coordinates(height: int, width: int, device: torch.device) -> Tensor:
     """Give the pixel centres relative to the image centre, over half the LONG side.
@@ -200,4 +208,4 @@ def activate_confidence(logit: Tensor, mode: ConfidenceMode) -> Tensor:
 
 def activate_descriptors(raw: Tensor) -> Tensor:
     """Scale the last axis to unit length."""
-    return raw * raw.square().sum(dim=-1, keepdim=True).rsqrt()
+    return raw / torch.linalg.vector_norm(raw, dim=-1, keepdim=True)

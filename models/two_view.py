@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 
 from ..croco_like.attention import NORM_EPS
 from ..croco_like.blocks import DecoderBlock, EncoderBlock, init_transformer_
+from ..croco_like.linear import Linear, runs_eagerly
 from ..croco_like.patch_embed import PatchEmbed, transposed_rows
 from ..croco_like.rope import RotaryTables, rotary_tables
 from .config import PRESETS, ModelConfig
-from .heads import RawMaps, ViewHead, full_precision
+from .heads import RawMaps, ViewHead, full_precision, layers_read
 from .heads.local import LocalDecoder, LocalPyramid, init_local_
 from .outputs import (
     EncodedImages,
@@ -38,6 +40,8 @@ __all__ = [
     "TwoViewModel",
     "ViewPrediction",
 ]
+
+_LARGE_INPUT = 2**18  # values of the tokens of an image
 
 
 class TwoViewModel(nn.Module):
@@ -68,17 +72,16 @@ class TwoViewModel(nn.Module):
             for _ in range(config.encoder_depth)
         )
         self.enc_norm = nn.LayerNorm(enc, NORM_EPS)
-        self.decoder_embed = nn.Linear(enc, dec)
+        self.decoder_embed = Linear(enc, dec)
         self.dec_blocks = nn.ModuleList(
             DecoderBlock(dec, config.decoder_heads, config.mlp_ratio, config.qk_norm)
             for _ in range(config.decoder_depth)
         )
         self.dec_norm = nn.LayerNorm(dec, NORM_EPS)
         if config.coordinate_features:
-            self.coordinate_embed = nn.Linear(NUM_COORDINATE_FEATURES, enc)
+            self.coordinate_embed = Linear(NUM_COORDINATE_FEATURES, enc)
         init_transformer_(self)
         self.patch_embed.init_()
-        nn.init.normal_(self.mask_token, std=0.02)
         self.dec_blocks2 = copy.deepcopy(self.dec_blocks)
         self.downstream_head1 = ViewHead(config)
         self.downstream_head2 = ViewHead(config)
@@ -161,11 +164,15 @@ class TwoViewModel(nn.Module):
                 fit the stored size.
         """
         height, width = images.shape[-2:]
+        rows, columns = self.patch_embed.grid(images)
+        if self._goes_one_by_one(images, rows * columns):
+            shapes = [None] * len(images) if true_shape is None else true_shape.split(1)
+            parts = zip(images.split(1), shapes, strict=True)
+            return EncodedImages.cat([self.encode(image, shape) for image, shape in parts])
         transposed = transposed_rows(true_shape, height, width)
         if transposed is not None:
             transposed = transposed.to(images.device)
         tokens, positions = self.patch_embed(images, transposed)
-        rows, columns = self.patch_embed.grid(images)
         if self.config.coordinate_features:
             tokens = tokens + self._coordinate_tokens(rows, columns, transposed, images.device)
         if self.config.rope_reference_grid is not None:
@@ -200,16 +207,21 @@ class TwoViewModel(nn.Module):
                 f"decode needs as many first as second images, got {len(encoded1)} and "
                 f"{len(encoded2)}; use EncodedImages.select to repeat one"
             )
-        layers1, layers2 = self._decoder_layers(encoded1, encoded2)
-        return PairPrediction(
-            self._read_out(self.downstream_head1, layers1, encoded1),
-            self._read_out(self.downstream_head2, layers2, encoded2),
-        )
+        if self._goes_one_by_one(encoded1.tokens, encoded1.tokens.shape[1]):
+            pairs = [(encoded1.select([i]), encoded2.select([i])) for i in range(len(encoded1))]
+            return PairPrediction.cat([self.decode(first, second) for first, second in pairs])
+        layers1, layers2 = self._decoder_layers(encoded1, encoded2, layers_read(self.config))
+        view1 = self._read_out(self.downstream_head1, layers1, encoded1)
+        layers1.clear()  # not kept while the other head runs
+        return PairPrediction(view1, self._read_out(self.downstream_head2, layers2, encoded2))
 
     def decode_symmetric(
         self, encoded1: EncodedImages, encoded2: EncodedImages
     ) -> tuple[PairPrediction, PairPrediction]:
-        """Decode each pair in both orders, in one batch when the sizes agree.
+        """Decode each pair in both orders.
+
+        Both orders share a batch when the sizes agree, except for large inputs on a processor,
+        where a larger batch is no faster and needs twice the memory.
 
         Args:
             encoded1: the first images.
@@ -218,7 +230,9 @@ class TwoViewModel(nn.Module):
         Returns:
             The pairs (1, 2) in camera 1's frame, and the pairs (2, 1) in camera 2's frame.
         """
-        if encoded1.image_size != encoded2.image_size:
+        size = encoded1.tokens.shape[1]
+        together = encoded1.image_size == encoded2.image_size
+        if not together or self._goes_one_by_one(encoded1.tokens, size, 2 * len(encoded1)):
             return self.decode(encoded1, encoded2), self.decode(encoded2, encoded1)
         both = self.decode(
             EncodedImages.cat((encoded1, encoded2)), EncodedImages.cat((encoded2, encoded1))
@@ -253,6 +267,12 @@ class TwoViewModel(nn.Module):
             shapes = torch.cat((true_shape1, true_shape2))
         return self.decode(*self.encode(torch.cat((images1, images2)), shapes).halves())
 
+    def _goes_one_by_one(self, batch: Tensor, tokens: int, count: int | None = None) -> bool:
+        """Tell whether a larger batch would only cost memory: large inputs on a processor."""
+        count = len(batch) if count is None else count
+        large = tokens * self.config.encoder_dim > _LARGE_INPUT
+        return count > 1 and large and batch.device.type == "cpu" and runs_eagerly()
+
     def _tables(self, positions: Tensor, head_dim: int) -> RotaryTables:
         return rotary_tables(positions, head_dim, self.config.rope_base)
 
@@ -279,28 +299,35 @@ class TwoViewModel(nn.Module):
         )
 
     def _decoder_layers(
-        self, encoded1: EncodedImages, encoded2: EncodedImages
-    ) -> tuple[list[Tensor], list[Tensor]]:
+        self, encoded1: EncodedImages, encoded2: EncodedImages, keep: Container[int]
+    ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         """Run both decoders level by level; each reads the other's previous level.
 
+        Args:
+            encoded1: the first images.
+            encoded2: the second images.
+            keep: levels to return.
+
         Returns:
-            Per view the encoder output (width E), then all decoder outputs (width D), of which
-            only the last is normalised.
+            Per view the kept levels: 0 is the encoder output (width E), then come the decoder
+            outputs (width D), of which only the last is normalised.
         """
         head_dim = self.config.decoder_dim // self.config.decoder_heads
         tables1 = self._tables(encoded1.positions, head_dim)
         tables2 = self._tables(encoded2.positions, head_dim)
         x1, x2 = self.decoder_embed(encoded1.tokens), self.decoder_embed(encoded2.tokens)
-        layers1, layers2 = [encoded1.tokens], [encoded2.tokens]
-        for block1, block2 in zip(self.dec_blocks, self.dec_blocks2, strict=True):
+        layers1, layers2 = {0: encoded1.tokens}, {0: encoded2.tokens}
+        blocks = zip(self.dec_blocks, self.dec_blocks2, strict=True)
+        for level, (block1, block2) in enumerate(blocks, start=1):
             x1, x2 = block1(x1, x2, tables1, tables2), block2(x2, x1, tables2, tables1)
-            layers1.append(x1)
-            layers2.append(x2)
-        layers1[-1], layers2[-1] = self.dec_norm(x1), self.dec_norm(x2)
+            if level in keep:
+                layers1[level], layers2[level] = x1, x2
+        last = self.config.decoder_depth
+        layers1[last], layers2[last] = self.dec_norm(x1), self.dec_norm(x2)
         return layers1, layers2
 
     def _read_out(
-        self, head: ViewHead, layers: list[Tensor], encoded: EncodedImages
+        self, head: ViewHead, layers: dict[int, Tensor], encoded: EncodedImages
     ) -> ViewPrediction:
         """Run a head; landscape and transposed rows run apart, each upright, and are rejoined."""
         height, width = encoded.image_size
@@ -313,12 +340,10 @@ class TwoViewModel(nn.Module):
         parts = []
         if len(plain_rows):
             local = tuple(level[plain_rows] for level in encoded.local)
-            parts.append(self._predict(head, [x[plain_rows] for x in layers], grid, local))
+            parts.append(self._predict(head, _rows(layers, plain_rows), grid, local))
         if len(turned_rows):
             local = tuple(level[turned_rows].transpose(-1, -2) for level in encoded.local)
-            turned = self._predict(
-                head, [x[turned_rows] for x in layers], (grid[1], grid[0]), local
-            )
+            turned = self._predict(head, _rows(layers, turned_rows), (grid[1], grid[0]), local)
             parts.append(turned.transpose())
         order = torch.cat((plain_rows, turned_rows)).argsort()
         return ViewPrediction.cat(parts).select(order)
@@ -326,7 +351,7 @@ class TwoViewModel(nn.Module):
     def _predict(
         self,
         head: ViewHead,
-        layers: list[Tensor],
+        layers: dict[int, Tensor],
         grid: tuple[int, int],
         local: tuple[Tensor, ...],
     ) -> ViewPrediction:
@@ -353,6 +378,10 @@ class TwoViewModel(nn.Module):
             descriptor_confidence = activate_confidence(logit, mode)
         descriptors = activate_descriptors(descriptors)
         return ViewPrediction(pointmap, confidence, descriptors, descriptor_confidence)
+
+
+def _rows(layers: dict[int, Tensor], rows: Tensor) -> dict[int, Tensor]:
+    return {level: x[rows] for level, x in layers.items()}
 
 
 def _split_last(maps: Tensor, channels: int) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
+
+from ...croco_like.linear import Linear
 
 
 def shuffle_patches(tokens: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
@@ -22,7 +24,7 @@ def shuffle_patches(tokens: Tensor, grid: tuple[int, int], patch_size: int) -> T
     return rearrange(tokens, "b (h w) (k r c) -> b (h r) (w c) k", h=grid[0], w=grid[1], r=p, c=p)
 
 
-class PixelShuffleLinear(nn.Linear):
+class PixelShuffleLinear(Linear):
     """Linear layer from a token to all pixels of its patch.
 
     Args:

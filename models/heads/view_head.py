@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -36,6 +36,15 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device_type=device.type, enabled=False)
     return nullcontext()
+
+
+def layers_read(config: ModelConfig) -> frozenset[int]:
+    """Give the layers that the heads of a network read: 0 is the encoder output, the last `depth`.
+
+    The others need not be kept while the decoder runs.
+    """
+    hooks = config.hooks if config.point_head == "dpt" else ()
+    return frozenset((0, config.decoder_depth, *hooks))
 
 
 class ViewHead(nn.Module):
@@ -73,7 +82,7 @@ class ViewHead(nn.Module):
 
     def forward(
         self,
-        layers: Sequence[Tensor],
+        layers: Mapping[int, Tensor],
         grid: tuple[int, int],
         local: tuple[Tensor, ...],
         local_decoder: LocalDecoder | None,
@@ -84,7 +93,7 @@ class ViewHead(nn.Module):
         follows autocast, and its result is cast to float32.
 
         Args:
-            layers: encoder output, then all decoder layers, each `(B, h * w, C)`.
+            layers: those of `layers_read`, each `(B, h * w, C)`.
             grid: (h, w).
             local: CNN pyramid of the images, empty without the local head.
             local_decoder: shared CNN of the local head.
@@ -94,16 +103,18 @@ class ViewHead(nn.Module):
         """
         descriptors = None
         if local_decoder is not None:
-            coarse = self.local_tokens(torch.cat((layers[0], layers[-1]), dim=-1))
+            joint = torch.cat((layers[0], layers[self.config.decoder_depth]), dim=-1)
+            coarse = self.local_tokens(joint)
             coarse = rearrange(coarse, "b (h w) c -> b c h w", h=grid[0])
             descriptors = local_decoder(coarse, local).float()
         with full_precision(layers[0].device):
-            layers = [layer.float() for layer in layers]
+            layers = {index: layer.float() for index, layer in layers.items()}
+            last = layers[self.config.decoder_depth]
             if self.config.point_head == "linear":
-                points = self.proj(layers[-1], grid)
+                points = self.proj(last, grid)
             else:
                 points = self.dpt(layers, grid)
             if self.config.descriptor_head == "mlp":
-                joint = torch.cat((layers[0], layers[-1]), dim=-1)
+                joint = torch.cat((layers[0], last), dim=-1)
                 descriptors = self.head_local_features(joint, grid)
         return RawMaps(points, descriptors)

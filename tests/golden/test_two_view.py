@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
+import re
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from weav3r.croco_like import CROCO_PRESETS, CrocoModel
 from weav3r.models import PRESETS, ConfidenceMode, ModelConfig, TwoViewModel, ViewPrediction
 from weav3r.models.heads import RawMaps
 from weav3r.models.outputs import activate_confidence, activate_descriptors, activate_points
+from weav3r.models.published import read_published
 from weav3r.models.weights import load_weights
 
 NETWORKS = ["twoview_linear", "twoview_dpt", "mast3r_catmlpdpt"]
@@ -68,11 +72,11 @@ def test_layers_of_a_landscape_pair(golden, golden_state, name: str) -> None:
     model = network(file, golden_state)
     encoded1, encoded2 = (model.encode(batch) for batch in images(file, "L"))
     np.testing.assert_array_equal(encoded1.positions.numpy(), file["L/pos1"])
-    layers1, layers2 = model._decoder_layers(encoded1, encoded2)
+    layers1, layers2 = model._decoder_layers(encoded1, encoded2, keep=range(99))
     assert len(layers1) == int(file["L/n_layers_returned"])
     pairs = [(layers1[0], "enc1"), (layers2[0], "enc2")]
-    pairs += [(x, f"dec1_{i}") for i, x in enumerate(layers1) if i]
-    pairs += [(x, f"dec2_{i}") for i, x in enumerate(layers2) if i]
+    pairs += [(x, f"dec1_{i}") for i, x in layers1.items() if i]
+    pairs += [(x, f"dec2_{i}") for i, x in layers2.items() if i]
     for actual, key in pairs:
         expected = file[f"L/{key}"]
         limit = 1e-5 + 1e-5 * np.abs(expected).max()
@@ -168,13 +172,37 @@ def block_image(name: str, height: int, width: int) -> Tensor:
     return torch.from_numpy((pixels / 255 - 0.5) / 0.5)
 
 
-def procedural_model(make, procedural):
-    """Build a network on the meta device and give it its golden weights."""
+def through_a_published_file(make, procedural, path: Path, **content):
+    """Write golden weights as the training scripts would, and load them as a user does."""
     with torch.device("meta"):
         model = make()
     state = {key: procedural(key, tuple(v.shape)) for key, v in model.state_dict().items()}
-    load_weights(model, state, assign=True)
-    return model.eval()
+    for key in list(state):
+        alias = re.sub(r"layer([1-4])_rn", lambda m: f"layer_rn.{int(m[1]) - 1}", key)
+        state[alias] = state[key]
+    torch.save({"model": state, "epoch": 1, **content}, path)
+    del state
+    found = read_published(path)
+    load_weights(model, found.state, assign=True)
+    return model.eval(), found.config
+
+
+_SHAPE = (
+    "pos_embed='RoPE100', img_size=({size}, {size}), head_type='{head}', output_mode='{output}', "
+    "depth_mode=('exp', -inf, inf), conf_mode=('exp', 1, inf), enc_embed_dim=1024, enc_depth=24, "
+    "enc_num_heads=16, dec_embed_dim=768, dec_depth=12, dec_num_heads=12"
+)
+CONSTRUCTORS = {
+    "dust3r-224-linear": "AsymmetricCroCo3DStereo("
+    + _SHAPE.format(size=224, head="linear", output="pts3d")
+    + ")",
+    "dust3r-512-dpt": "AsymmetricCroCo3DStereo(patch_embed_cls='ManyAR_PatchEmbed', "
+    + _SHAPE.format(size=512, head="dpt", output="pts3d")
+    + ")",
+    "mast3r-512": "AsymmetricMASt3R(patch_embed_cls='ManyAR_PatchEmbed', two_confs=True, "
+    + _SHAPE.format(size=512, head="catmlp+dpt", output="pts3d+desc24")
+    + ", desc_conf_mode=('exp', 0, inf))",
+}
 
 
 @pytest.mark.slow
@@ -195,9 +223,15 @@ def procedural_model(make, procedural):
     ],
 )
 @torch.no_grad()
-def test_full_size(golden, procedural, preset: str, published: str, sizes) -> None:
+def test_full_size(golden, procedural, large_file, preset: str, published: str, sizes) -> None:
     file = golden("fullsize_procedural")
-    model: TwoViewModel = procedural_model(lambda: TwoViewModel(PRESETS[preset]), procedural)
+    model, config = through_a_published_file(
+        lambda: TwoViewModel(PRESETS[preset]),
+        procedural,
+        large_file,
+        args=argparse.Namespace(model=CONSTRUCTORS[preset]),
+    )
+    assert config == PRESETS[preset]
     for height, width in sizes:
         prefix = f"{published}/{height}x{width}"
         first, second = (block_image(name, height, width) for name in ("v1", "v2"))
@@ -222,10 +256,15 @@ def test_full_size(golden, procedural, preset: str, published: str, sizes) -> No
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_full_size_completion(golden, procedural) -> None:
+def test_full_size_completion(golden, procedural, large_file) -> None:
     file = golden("fullsize_procedural")
     config = CROCO_PRESETS["croco-v2-large-base"]
-    model: CrocoModel = procedural_model(lambda: CrocoModel(config), procedural)
+    kwargs = {"pos_embed": "RoPE100", "enc_embed_dim": 1024, "enc_depth": 24, "enc_num_heads": 16}
+    kwargs |= {"dec_embed_dim": 768, "dec_depth": 12, "dec_num_heads": 12}
+    model, found = through_a_published_file(
+        lambda: CrocoModel(config), procedural, large_file, croco_kwargs=kwargs
+    )
+    assert found == config
     prefix = "CroCo_V2_ViTLarge_BaseDecoder"
     mask = torch.ones(1, 196, dtype=torch.bool)
     mask[0, torch.from_numpy(file[f"{prefix}/visible_tokens"]).long()] = False

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._pickle import StoredTensor, interpret
+from ._pickle import interpret
+from ._stored import StoredTensor
 
 MAX_DIRECTORY_BYTES = 4 * 2**20  # of the list of entries; 1000 tensors take 80 kB
 MAX_PROGRAM_BYTES = 16 * 2**20  # of the pickle; 1000 tensors take 150 kB
@@ -178,11 +179,12 @@ class _BoundedFile(io.FileIO):
     """Refuses to read more at once than a sane list of entries needs."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        whole = size is None or size < 0
-        wanted = os.fstat(self.fileno()).st_size - self.tell() if whole else size
+        wanted = size
+        if wanted is None or wanted < 0:
+            wanted = os.fstat(self.fileno()).st_size - self.tell()
         if wanted > MAX_DIRECTORY_BYTES:
             raise ValueError(f"its list of entries is larger than {MAX_DIRECTORY_BYTES} bytes")
-        return super().read(size)
+        return super().read(wanted)
 
 
 def _read_directory(path: Path, file: _BoundedFile) -> dict[str, zipfile.ZipInfo]:

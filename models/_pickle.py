@@ -1,88 +1,24 @@
 """A pickle reader that runs nothing: a stack machine for the programs that `torch.save` writes.
 
 `pickletools.genops` decodes the program, this module interprets it. No name in a file is ever
-imported and no object that a file names is ever called: the few names on the list below are turned
-into plain values here, every other name and every other opcode is an error.
+imported and no object that a file names is ever called: the few names that `_stored` lists are
+turned into plain values there, every other name and every other opcode is an error.
 
 Reference: the opcode table of Python's `pickletools`.
 """
 
 from __future__ import annotations
 
-import math
 import pickletools
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-import torch
+from ._stored import STORAGES, Name, Namespace, Opaque, Storage, allowed, build, checked_key, shown
 
 MAX_OPCODES = 500_000  # a training checkpoint of 1000 parameters with AdamW has 150 000
 MAX_DEPTH = 64
 MAX_NODES = 1_000_000  # of the value when every shared part is counted where it stands
-MAX_AXES = 16
-MAX_ELEMENTS = 2**40
-
-
-@dataclass(frozen=True)
-class Opaque:
-    """Stands for a value that is never looked at, such as a numpy number.
-
-    Attributes:
-        name: what the file calls it.
-    """
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Namespace:
-    """Stands for an `argparse.Namespace`.
-
-    Attributes:
-        values: its attributes, by name.
-    """
-
-    values: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """Where a tensor lies in the archive; checked to lie inside its storage.
-
-    Attributes:
-        key: name of the storage.
-        dtype: of the elements.
-        offset: first element, counted in elements of the storage.
-        shape: lengths of the axes.
-        stride: steps along the axes, in elements.
-    """
-
-    key: str
-    dtype: torch.dtype
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Size when written out, in bytes."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-@dataclass(frozen=True)
-class _Name:
-    """An allowed global, not yet used."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class _Storage:
-    key: str
-    dtype: torch.dtype | None  # None: untyped
-    nbytes: int
 
 
 def interpret(program: bytes, storages: Mapping[str, int]) -> Any:
@@ -236,7 +172,7 @@ class _Machine:
         values = self._pop_mark()
         target = self._top(set)
         self._place(target, values)
-        target.update(_checked_key(value) for value in values)
+        target.update(checked_key(value) for value in values)
 
     def set_item(self, _: Any) -> None:
         self._update(self._pop(2))
@@ -250,7 +186,7 @@ class _Machine:
         target = self._top(dict)
         self._place(target, values)
         for key, value in zip(values[::2], values[1::2], strict=True):
-            target[_checked_key(key)] = value
+            target[checked_key(key)] = value
 
     def put(self, index: int) -> None:
         if not 0 <= index < MAX_OPCODES:
@@ -267,31 +203,31 @@ class _Machine:
 
     def global_name(self, argument: str) -> None:
         module, _, name = argument.partition(" ")
-        self.stack.append(_allowed(module, name))
+        self.stack.append(allowed(module, name))
 
     def stack_global(self, _: Any) -> None:
         module, name = self._pop(2)
         if not (isinstance(module, str) and isinstance(name, str)):
             raise ValueError("the pickle is damaged: a name that is not text")
-        self.stack.append(_allowed(module, name))
+        self.stack.append(allowed(module, name))
 
     def persistent_id(self, _: Any) -> None:
         (value,) = self._pop(1)
         if not (isinstance(value, tuple) and len(value) == 5 and value[0] == "storage"):
             raise ValueError("the pickle refers to something outside that is no tensor storage")
         _, kind, key, _, count = value
-        if not (isinstance(kind, _Name) and kind.text in _STORAGES):
+        if not (isinstance(kind, Name) and kind.text in STORAGES):
             raise ValueError("the pickle names a tensor storage of an unknown type")
         if not isinstance(key, str) or key not in self.storages:
-            raise ValueError(f"the archive holds no tensor storage {_shown(key)}")
-        dtype = _STORAGES[kind.text]
+            raise ValueError(f"the archive holds no tensor storage {shown(key)}")
+        dtype = STORAGES[kind.text]
         nbytes = self.storages[key]
         if type(count) is not int or count * (dtype.itemsize if dtype else 1) != nbytes:
             raise ValueError(
-                f"tensor storage {_shown(key)} is said to hold {_shown(count)} elements "
+                f"tensor storage {shown(key)} is said to hold {shown(count)} elements "
                 f"({kind.text}) but has {nbytes} bytes"
             )
-        self.stack.append(_Storage(key, dtype, nbytes))
+        self.stack.append(Storage(key, dtype, nbytes))
 
     def reduce(self, _: Any) -> None:
         function, arguments = self._pop(2)
@@ -300,15 +236,13 @@ class _Machine:
         if isinstance(function, Opaque):
             self.stack.append(function)
             return
-        if not (isinstance(function, _Name) and function.text in _BUILDERS):
-            raise ValueError(f"the pickle calls {_shown(function)}, which is not allowed")
-        value = _BUILDERS[function.text](arguments)
+        value = build(function, arguments)
         if isinstance(value, dict | list | set | Namespace):
             self._push_container(value)
         else:
             self.stack.append(value)
 
-    def build(self, _: Any) -> None:
+    def fill(self, _: Any) -> None:
         (state,) = self._pop(1)
         target = self._top(dict, Namespace, Opaque)
         if isinstance(target, Namespace):
@@ -316,122 +250,6 @@ class _Machine:
                 raise ValueError("the pickle gives an argparse.Namespace a state that is no dict")
             self._place(target, list(state.values()))
             target.values.update(state)
-
-
-def _allowed(module: str, name: str) -> _Name | Opaque:
-    text = f"{module}.{name}"
-    if text in _STORAGES or text in _BUILDERS:
-        return _Name(text)
-    if text in _OPAQUE or (module == "torch" and name in _DTYPES):
-        return Opaque(text)
-    raise ValueError(
-        f"the file asks for {_shown(text)}, which no checkpoint needs; refused, nothing was run"
-    )
-
-
-def _checked_key(key: Any) -> Any:
-    """Let only keys pass whose hash is cheap and hard to make collide."""
-    if key is None or isinstance(key, bool | str | bytes):
-        return key
-    if isinstance(key, int) and 0 <= key < MAX_NODES:
-        return key
-    raise ValueError(f"the pickle uses {_shown(key)} as a key")
-
-
-def _shown(value: Any) -> str:
-    """Give a short printable form of something that a file says."""
-    if isinstance(value, _Name):
-        value = value.text
-    if isinstance(value, str):
-        return value[:100] if value.isascii() and value.isprintable() else ascii(value[:100])
-    if isinstance(value, int) and value.bit_length() < 100:
-        return str(value)
-    return f"a {type(value).__name__}"
-
-
-def _tensor(arguments: tuple[Any, ...]) -> StoredTensor:
-    """Describe a tensor of `torch._utils._rebuild_tensor_v2`, with its checks."""
-    if len(arguments) not in (6, 7) or (len(arguments) == 7 and arguments[6]):
-        raise ValueError("a tensor of the file is described in an unknown way")
-    storage = arguments[0]
-    if not isinstance(storage, _Storage) or storage.dtype is None:
-        raise ValueError("a tensor of the file has no typed storage")
-    return _placed_tensor(storage, storage.dtype, arguments)
-
-
-def _tensor_with_dtype(arguments: tuple[Any, ...]) -> StoredTensor:
-    """Describe a tensor of `torch._utils._rebuild_tensor_v3`: untyped storage and a dtype."""
-    if len(arguments) not in (7, 8) or (len(arguments) == 8 and arguments[7]):
-        raise ValueError("a tensor of the file is described in an unknown way")
-    storage, dtype = arguments[0], arguments[6]
-    if not isinstance(storage, _Storage) or not isinstance(dtype, Opaque):
-        raise ValueError("a tensor of the file has no storage or no type")
-    found = _DTYPES.get(dtype.name.removeprefix("torch."))
-    if found is None:
-        raise ValueError(f"a tensor of the file is said to be of type {_shown(dtype.name)}")
-    return _placed_tensor(storage, found, arguments)
-
-
-def _placed_tensor(
-    storage: _Storage, dtype: torch.dtype, arguments: tuple[Any, ...]
-) -> StoredTensor:
-    offset, shape, stride = arguments[1:4]
-    if isinstance(shape, tuple) and isinstance(stride, tuple) and len(shape) == len(stride):
-        numbers = (offset, *shape, *stride)
-        natural = all(type(n) is int and 0 <= n <= MAX_ELEMENTS for n in numbers)
-        if natural and len(shape) <= MAX_AXES and math.prod(n or 1 for n in shape) <= MAX_ELEMENTS:
-            last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
-            capacity = storage.nbytes // dtype.itemsize
-            if 0 in shape or (last < capacity and math.prod(shape) <= capacity):
-                return StoredTensor(storage.key, dtype, offset, shape, stride)
-    raise ValueError(
-        f"a tensor of the file does not lie inside its storage {_shown(storage.key)} "
-        f"of {storage.nbytes} bytes"
-    )
-
-
-def _parameter(arguments: tuple[Any, ...]) -> StoredTensor:
-    if len(arguments) != 3 or not isinstance(arguments[0], StoredTensor):
-        raise ValueError("a parameter of the file is no tensor")
-    return arguments[0]
-
-
-def _nothing(kind: Callable[[], Any]) -> Callable[[tuple[Any, ...]], Any]:
-    def build(arguments: tuple[Any, ...]) -> Any:
-        if arguments:
-            raise ValueError(f"the pickle makes a {kind.__name__} from values")
-        return kind()
-
-    return build
-
-
-def _latin1(arguments: tuple[Any, ...]) -> bytes:
-    """Do what `_codecs.encode` is used for: protocol 2 has no bytes of its own."""
-    if len(arguments) == 2 and isinstance(arguments[0], str) and arguments[1] == "latin1":
-        try:
-            return arguments[0].encode("latin1")
-        except UnicodeEncodeError as error:
-            raise ValueError("the pickle is damaged: bytes beyond 255") from error
-    raise ValueError("the pickle calls _codecs.encode for something other than bytes")
-
-
-def _empty_bytes(arguments: tuple[Any, ...]) -> bytes:
-    if arguments:
-        raise ValueError("the pickle makes bytes from values")
-    return b""
-
-
-def _set(arguments: tuple[Any, ...]) -> set[Any]:
-    if len(arguments) != 1 or not isinstance(arguments[0], list):
-        raise ValueError("the pickle makes a set from something that is no list")
-    return {_checked_key(value) for value in arguments[0]}
-
-
-def _size(arguments: tuple[Any, ...]) -> tuple[int, ...]:
-    if len(arguments) == 1 and isinstance(arguments[0], tuple):
-        if all(type(n) is int for n in arguments[0]):
-            return arguments[0]
-    raise ValueError("the pickle makes a torch.Size from something that is no tuple of numbers")
 
 
 _CONSTANTS: Mapping[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
@@ -466,54 +284,5 @@ _ACTIONS: Mapping[str, Callable[[_Machine, Any], None]] = {
     "BINPERSID": _Machine.persistent_id,
     "REDUCE": _Machine.reduce,
     "NEWOBJ": _Machine.reduce,
-    "BUILD": _Machine.build,
+    "BUILD": _Machine.fill,
 }
-_DTYPES: Mapping[str, torch.dtype] = {
-    name: getattr(torch, name)
-    for name in (
-        "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool uint16 uint32 uint64 "
-        "float8_e4m3fn float8_e5m2"
-    ).split()
-}
-_STORAGES: Mapping[str, torch.dtype | None] = {
-    "torch.DoubleStorage": torch.float64,
-    "torch.FloatStorage": torch.float32,
-    "torch.HalfStorage": torch.float16,
-    "torch.BFloat16Storage": torch.bfloat16,
-    "torch.LongStorage": torch.int64,
-    "torch.IntStorage": torch.int32,
-    "torch.ShortStorage": torch.int16,
-    "torch.CharStorage": torch.int8,
-    "torch.ByteStorage": torch.uint8,
-    "torch.BoolStorage": torch.bool,
-    "torch.storage.UntypedStorage": None,
-}
-_BUILDERS: Mapping[str, Callable[[tuple[Any, ...]], Any]] = {
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_tensor_v3": _tensor_with_dtype,
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch.Size": _size,
-    "collections.OrderedDict": _nothing(dict),
-    "argparse.Namespace": _nothing(Namespace),
-    "_codecs.encode": _latin1,
-    "__builtin__.bytes": _empty_bytes,
-    "__builtin__.set": _set,
-    "builtins.set": _set,
-}
-_OPAQUE = frozenset(
-    (
-        "numpy.dtype",
-        "numpy.ndarray",
-        "torch.device",
-        *(
-            f"numpy.{core}.{name}"
-            for core in ("core", "_core")
-            for name in ("multiarray.scalar", "multiarray._reconstruct", "numeric._frombuffer")
-        ),
-        *(
-            f"{module}.{kind}"
-            for module in ("pathlib", "pathlib._local")
-            for kind in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path")
-        ),
-    )
-)

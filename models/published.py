@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..croco_like.croco import CROCO_PRESETS, CrocoConfig, CrocoModel
 from ._archive import TorchArchive, is_torch_file
-from ._pickle import Namespace, StoredTensor
+from ._stored import Namespace, StoredTensor
 from .config import PRESETS, Bounds, ModelConfig, check_number, config_from_published
 from .storage import TensorFile
 from .two_view import TwoViewModel
@@ -50,7 +50,7 @@ class PublishedCheckpoint:
 def read_published(path: Path) -> PublishedCheckpoint:
     """Read a `.pth` file of DUSt3R, MASt3R or CroCo.
 
-    Nothing in the file is run: see `_pickle`. The weights are not copied. A file without its
+    Nothing in the file is run, see `_pickle`. The weights are not copied. A file without its
     constructor arguments is recognised by the shapes of its weights; the linear networks for 224
     and for 512 pixels have the same ones, and pass as the latter unless "224" is in the file name.
 

@@ -6,11 +6,12 @@ WEAV3R_GOLDEN names; their tests are skipped without it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +76,12 @@ def golden_state() -> Callable[[Golden], dict[str, Tensor]]:
 def procedural() -> Callable[[str, tuple[int, ...]], Tensor]:
     """Give `procedural_weight`."""
     return procedural_weight
+
+
+@pytest.fixture
+def large_file(tmp_path: Path) -> Iterator[Path]:
+    """Give a path for a file of gigabytes, which pytest would otherwise keep for three runs."""
+    path = tmp_path / "large.pth"
+    yield path
+    with contextlib.suppress(PermissionError):  # Windows: still mapped after a failed test
+        path.unlink(missing_ok=True)

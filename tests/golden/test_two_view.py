@@ -237,7 +237,8 @@ def test_full_size(golden, procedural, large_file, preset: str, published: str, 
         first, second = (block_image(name, height, width) for name in ("v1", "v2"))
         encoded1, encoded2 = model.encode(first), model.encode(second)
         assert_map_near(encoded1.tokens[0, :4], file[f"{prefix}/enc1_first4tokens"])
-        last = model._decoder_layers(encoded1, encoded2)[1][-1]
+        depth = config.decoder_depth
+        last = model._decoder_layers(encoded1, encoded2, keep=[depth])[1][depth]
         assert_map_near(last[0, :4], file[f"{prefix}/dec2_last_first4tokens"])
         prediction = model.decode(encoded1, encoded2)
         views = (("pred1", prediction.view1, "pts3d"),)

@@ -47,8 +47,9 @@ def test_the_small_preset() -> None:
 def test_published_config_with_infinity_tokens() -> None:
     text = json.dumps(MAST3R)
     assert "Infinity" in text
-    config = ModelConfig.from_dict(json.loads(text))
-    assert dataclasses.replace(config, name="mast3r-512") == PRESETS["mast3r-512"]
+    assert ModelConfig.from_dict(json.loads(text)) == PRESETS["mast3r-512"]
+    other = ModelConfig.from_dict(json.loads(text) | {"enc_depth": 23})
+    assert (other.name, other.encoder_depth) == ("custom", 23)
 
 
 def test_published_defaults_fill_absent_fields() -> None:
@@ -66,6 +67,27 @@ def test_published_defaults_fill_absent_fields() -> None:
         ({"depth_mode": ["exp", 0, math.inf]}, "depth_mode must be unbounded"),
         ({"conf_mode": ["exp", 1]}, "a confidence mode is"),
         ({"depth": 3}, "unknown fields in a published model configuration: depth"),
+        ({3: 3}, "unknown fields in a published model configuration: 3"),
+        ({"head_type": ["dpt"]}, r"head_type must be text, got \['dpt'\]"),
+        ({"pos_embed": 100}, "pos_embed must be text, got 100"),
+        ({"output_mode": None}, "output_mode must be text, got None"),
+        ({"output_mode": "pts3d+desc" + "9" * 5000}, "does not fit head_type"),
+        ({"output_mode": "pts3d+desc99999"}, "descriptor_dim must be .* from 0 to 4096, got 99999"),
+        ({"depth_mode": 3}, r"depth_mode is \[mode, '-inf', 'inf'\], got 3"),
+        ({"depth_mode": ["exp", math.inf, -math.inf]}, "depth_mode must be unbounded"),
+        ({"depth_mode": ["log", "-inf", "inf"]}, "point_mode must be one of"),
+        ({"depth_mode": [["exp"], "-inf", "inf"]}, "point_mode must be one of"),
+        ({"img_size": "512"}, "img_size must be one or two whole numbers, got '512'"),
+        ({"img_size": [512]}, "img_size must be one or two whole numbers"),
+        ({"img_size": [512.0, 512]}, "image_size must be a whole number from 1 to 16384, got 512"),
+        ({"desc_mode": "sigmoid"}, "desc_mode must be 'norm', got 'sigmoid'"),
+        ({"norm_im2_in_dec": False}, "norm_im2_in_dec must be True, got False"),
+        ({"patch_embed_cls": "Other"}, "patch_embed_cls must be 'PatchEmbedDust3R' or"),
+        ({"enc_depth": 10**6}, "encoder_depth must be a whole number from 1 to 256, got 1000000"),
+        ({"enc_depth": 10**400}, "encoder_depth must be .* got a huge one"),
+        ({"enc_depth": True}, "encoder_depth must be a whole number from 1 to 256, got True"),
+        ({"conf_mode": ["exp", 10**400, "inf"]}, "a confidence mode is"),
+        ({"freeze": "all"}, "freeze must be one of none, mask, encoder"),
     ],
 )
 def test_published_configs_that_no_network_has(change: dict, message: str) -> None:
@@ -89,6 +111,20 @@ def test_unknown_fields() -> None:
         ({"point_head": "dpt", "dpt_hooks": (0, 2, 3, 9)}, "dpt_hooks must"),
         ({"patch_size": 14}, "multiple of 8, got 14"),
         ({"patch_size": 8, "point_head": "dpt"}, "dpt head needs patch_size=16, got 8"),
+        ({"encoder_dim": 10**9}, "encoder_dim must be a whole number from 1 to 16384"),
+        ({"encoder_dim": "256"}, "encoder_dim must be a whole number from 1 to 16384, got '256'"),
+        ({"decoder_heads": 0}, "decoder_heads must be a whole number from 1 to 1024, got 0"),
+        ({"patch_size": 0}, "patch_size must be a whole number from 1 to 256, got 0"),
+        ({"mlp_ratio": math.nan}, "mlp_ratio must be a number from 0.01 to 64, got nan"),
+        ({"mlp_ratio": 1e9}, "mlp_ratio must be a number from 0.01 to 64"),
+        ({"rope_base": None}, "rope_base must be a number from 0.001 to 1e.09, got None"),
+        ({"rope_reference_grid": 0}, "rope_reference_grid must be a whole number"),
+        ({"qk_norm": "yes"}, "qk_norm must be true or false, got 'yes'"),
+        ({"name": "x" * 300}, "name must be text of at most 200 characters"),
+        ({"confidence": ("exp", 1, 2)}, "confidence must be a ConfidenceMode"),
+        ({"image_size": (224,)}, "image_size must be 2 whole numbers, got"),
+        ({"dpt_layer_dims": (1, 2, 3, 0)}, "dpt_layer_dims must be a whole number from 1"),
+        ({"local_dims": None}, "local_dims must be 4 whole numbers, got None"),
     ],
 )
 def test_impossible_configs(change: dict, message: str) -> None:
@@ -100,6 +136,7 @@ def test_impossible_configs(change: dict, message: str) -> None:
     ("arguments", "message"),
     [
         (("relu", 0.0, 1.0), "confidence kind must be exp or sigmoid"),
+        (("exp", "1", 2.0), "confidence bounds must be numbers"),
         (("exp", 1.0, 1.0), "confidence range"),
         (("sigmoid", 0.0, math.inf), "confidence range"),
     ],

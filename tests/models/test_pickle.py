@@ -23,7 +23,8 @@ import torch
 
 from weav3r.models import _archive
 from weav3r.models._archive import TorchArchive
-from weav3r.models._pickle import MAX_DEPTH, MAX_OPCODES, Namespace, Opaque, interpret
+from weav3r.models._pickle import MAX_DEPTH, MAX_OPCODES, interpret
+from weav3r.models._stored import Namespace, Opaque
 from weav3r.models.published import read_published
 
 PROTO = b"\x80\x02"
@@ -138,7 +139,7 @@ PROGRAMS: dict[str, tuple[bytes, str]] = {
     "call_without_tuple": (b"ccollections\nOrderedDict\nK\x01R.", "arguments that are no tuple"),
     "namespace_with_values": (b"cargparse\nNamespace\nK\x01\x85R.", "a Namespace from values"),
     "dict_with_values": (b"ccollections\nOrderedDict\nK\x01\x85R.", "a dict from values"),
-    "build_on_a_class": (b"cargparse\nNamespace\n}b.", "fills a _Name, which cannot be filled"),
+    "build_on_a_class": (b"cargparse\nNamespace\n}b.", "fills a Name, which cannot be filled"),
     "build_on_a_number": (b"K\x01}b.", "fills a int, which cannot be filled"),
     "build_with_a_list": (b"cargparse\nNamespace\n)\x81]b.", "a state that is no dict"),
     "build_with_slots": (b"cargparse\nNamespace\n)\x81N}\x86b.", "a state that is no dict"),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import gzip
 import json
 import math
+import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -85,6 +88,20 @@ def test_changing_the_weights_leaves_the_file_alone(linear: TwoViewModel, tmp_pa
     assert torch.equal(read_published(path).state["mask_token"], linear.mask_token)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_weights_are_not_copied(tmp_path: Path) -> None:
+    def in_memory() -> int:  # bytes that are not backed by a file
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(re.findall(r"RssAnon:\s+(\d+) kB", status)[0])
+
+    size = 64 * 2**20
+    save(tmp_path / "a.pth", {"a": torch.ones(size // 4)}, constructor(TINY))
+    before = in_memory()
+    found = read_published(tmp_path / "a.pth")
+    assert in_memory() - before < size / 4
+    assert found.state["a"].sum() == size // 4
+
+
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_every_kind_of_tensor(tmp_path: Path, protocol: int) -> None:
     whole = torch.arange(24.0).view(4, 6)
@@ -118,16 +135,17 @@ def test_every_kind_of_tensor(tmp_path: Path, protocol: int) -> None:
 
 
 def test_optimizer_tensors_are_not_read(linear: TwoViewModel, tmp_path: Path) -> None:
-    optimizer = torch.optim.AdamW(linear.parameters())
-    for parameter in linear.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
+    moments = {
+        number: {"step": torch.tensor(1.0), "exp_avg": torch.zeros_like(parameter)}
+        for number, parameter in enumerate(linear.parameters())
+    }
+    groups = [{"lr": 1e-4, "betas": (0.9, 0.95), "fused": None, "params": list(moments)}]
     marked = torch.full((64,), 12345.678)
     path = save(
         tmp_path / "training.pth",
         linear.state_dict(),
         constructor(TINY),
-        optimizer=optimizer.state_dict() | {"marked": marked},
+        optimizer={"state": moments, "param_groups": groups, "marked": marked},
         scaler={"scale": 65536.0, "_growth_tracker": 0},
     )
     data = path.read_bytes().replace(marked.numpy().tobytes(), bytes(256))  # a wrong checksum
@@ -162,7 +180,8 @@ def test_a_single_decoder_fills_both(linear: TwoViewModel, tmp_path: Path) -> No
     with torch.device("meta"):
         model = TwoViewModel(linear.config)
     load_weights(model, found.state, assign=True)
-    first, second = model.dec_blocks[0].norm1.weight, model.dec_blocks2[0].norm1.weight
+    loaded = model.state_dict()
+    first, second = (loaded[f"{name}.0.norm1.weight"] for name in ("dec_blocks", "dec_blocks2"))
     assert torch.equal(first, second) and first.data_ptr() != second.data_ptr()
 
 
@@ -375,3 +394,50 @@ def test_all_missing_weights_are_listed(linear: TwoViewModel) -> None:
     assert lines[0] == f"nothing does not fit the network: {count} missing"
     assert len(lines) == count + 1
     assert duplicate_decoder({}) == {}
+
+
+MANIFESTS = json.loads(
+    gzip.decompress((Path(__file__).parent / "data" / "manifests.json.gz").read_bytes())
+)
+# The others of the published files are read with their golden weights in tests/golden.
+WITHOUT_GOLDEN = [
+    ("DUSt3R_ViTLarge_BaseDecoder_512_linear", "dust3r-512-linear", True),
+    ("CroCo", "croco", False),  # the real file has no arguments either
+    ("CroCo_V2_ViTBase_SmallDecoder", "croco-v2-base-small", True),
+    ("CroCo_V2_ViTBase_BaseDecoder", "croco-v2-base-base", False),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("title", "name", "with_arguments"), WITHOUT_GOLDEN)
+def test_files_like_the_published_ones(
+    tmp_path: Path, title: str, name: str, with_arguments: bool
+) -> None:
+    """Every key and shape of the real file, at one byte a weight."""
+    manifest = MANIFESTS[title]
+    small = torch.float8_e4m3fn
+    state = {key: torch.zeros(shape).to(small) for key, shape in manifest["shapes"].items()}
+    arguments = {
+        key: tuple(float(x) if x in ("inf", "-inf") else x for x in value)
+        if isinstance(value, list)
+        else value
+        for key, value in manifest["kwargs"].items()
+    }
+    path = tmp_path / "file.pth"
+    if not with_arguments:
+        torch.save({"model": state}, path)
+    elif name in PRESETS:
+        save(path, state, constructor(arguments))
+    else:
+        torch.save({"model": state, "croco_kwargs": arguments}, path)
+    del state
+    found = read_published(path)
+    assert found.name == name
+    with torch.device("meta"):
+        if isinstance(found.config, ModelConfig):
+            model: nn.Module = TwoViewModel(found.config)
+        else:
+            model = CrocoModel(found.config)
+    load_weights(model.to(small), found.state, assign=True)
+    if sys.platform != "win32":  # there a mapped file stays until the end
+        path.unlink()

@@ -6,14 +6,16 @@ import dataclasses
 import logging
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from weav3r.croco_like import CrocoConfig, CrocoModel
 from weav3r.datasets.views import ViewBatch
+from weav3r.models.config import ModelConfig
 from weav3r.models.loading import load_model
 from weav3r.train.config import Recipe, load_recipe
 from weav3r.train.engine import (
@@ -178,44 +180,44 @@ def test_models_by_name_and_from_weights(make_recipe, make_scenes, tmp_path) -> 
     )
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_completion_network_starts_the_transformer(make_recipe, tmp_path, suffix: str) -> None:
+def completion_file(config: ModelConfig, path: Path, position: str) -> dict[str, Tensor]:
+    """Write a completion network with the transformer of a two-view network; give its weights."""
+    kwargs = {
+        "enc_embed_dim": config.encoder_dim,
+        "enc_depth": config.encoder_depth,
+        "enc_num_heads": config.encoder_heads,
+        "dec_embed_dim": config.decoder_dim,
+        "dec_depth": config.decoder_depth,
+        "dec_num_heads": config.decoder_heads,
+        "pos_embed": position,
+    }
+    weights = CrocoModel(CrocoConfig.from_published(kwargs)).state_dict()
+    if path.suffix == ".pth":
+        torch.save({"model": weights, "croco_kwargs": kwargs}, path)
+    else:
+        save_file(weights, path)
+    return weights
+
+
+@pytest.mark.parametrize("name", ["croco.pth", "croco.safetensors"])
+def test_a_completion_network_starts_the_transformer(make_recipe, tmp_path, name: str) -> None:
     recipe = make_recipe()
     config = build_model(recipe).config
-    shape = CrocoConfig(
-        encoder_dim=config.encoder_dim,
-        encoder_depth=config.encoder_depth,
-        encoder_heads=config.encoder_heads,
-        decoder_dim=config.decoder_dim,
-        decoder_depth=config.decoder_depth,
-        decoder_heads=config.decoder_heads,
-        rope_base=100.0,
-    )
-    state = CrocoModel(shape).state_dict()
-    path = tmp_path / f"croco{suffix}"
-    if suffix == ".pth":
-        names = {"encoder_": "enc_", "decoder_": "dec_"}
-        kwargs = {
-            names[field[:8]]
-            + {"dim": "embed_dim", "heads": "num_heads"}.get(field[8:], field[8:]): v
-            for field, v in dataclasses.asdict(shape).items()
-            if field[:8] in names
-        }
-        torch.save({"model": state, "croco_kwargs": {**kwargs, "pos_embed": "RoPE100"}}, path)
-    else:
-        save_file(state, path)
-    model = build_model(dataclasses.replace(recipe, init=str(path)))
+    weights = completion_file(config, tmp_path / name, "RoPE100")
+    model = build_model(dataclasses.replace(recipe, init=str(tmp_path / name)))
     assert model.config == config
-    name = "dec_blocks.0.cross_attn.projk.weight"
     found = model.state_dict()
-    assert torch.equal(found["enc_blocks.0.attn.qkv.weight"], state["enc_blocks.0.attn.qkv.weight"])
-    assert torch.equal(found[name], state[name])
-    assert torch.equal(found[name.replace("dec_blocks", "dec_blocks2")], state[name])
-    if suffix == ".pth":
-        tables = CrocoModel(dataclasses.replace(shape, rope_base=None)).state_dict()
-        torch.save({"model": tables, "croco_kwargs": kwargs}, path)
-        with pytest.raises(ValueError, match=r"croco.pth has position tables \(CroCo v1\)"):
-            build_model(dataclasses.replace(recipe, init=str(path)))
+    for key in ("enc_blocks.0.attn.qkv.weight", "dec_blocks.0.cross_attn.projk.weight"):
+        assert torch.equal(found[key], weights[key])
+        assert torch.equal(found[key.replace("dec_blocks", "dec_blocks2")], weights[key])
+
+
+def test_a_completion_network_with_position_tables(make_recipe, tmp_path) -> None:
+    recipe = make_recipe(init=str(tmp_path / "croco.pth"))
+    config = build_model(make_recipe()).config
+    completion_file(config, tmp_path / "croco.pth", "cosine")
+    with pytest.raises(ValueError, match=r"croco.pth has position tables \(CroCo v1\)"):
+        build_model(recipe)
 
 
 def test_only_matrices_decay() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import logging
 import re
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-Files = dict[str, bytes]
+Files = dict[str, bytes | Path]  # a path stands for a file too large for memory
 
 
 @dataclass
@@ -51,9 +53,10 @@ class LocalHub:
     server: ThreadingHTTPServer | None = None
     gone: bool = False
 
-    def publish(self, repo: str, folder: Path, revision: str = "main") -> None:
-        """Put the files of a folder into a repository."""
-        files = {file.name: file.read_bytes() for file in folder.iterdir()}
+    def publish(self, repo: str, folder: Path, revision: str = "main", large: bool = False) -> None:
+        """Put the files of a folder into a repository; large ones are left where they are."""
+        files: Files = {file.name: file.read_bytes() for file in folder.iterdir() if not large}
+        files |= {file.name: file for file in folder.iterdir() if large}
         self.revisions.setdefault(repo, {})[revision] = files
 
     def stop(self) -> None:
@@ -65,10 +68,20 @@ class LocalHub:
             self.server = None
 
 
+def digest_of(data: bytes | Path) -> str:
+    """Name a file by its content, or a large one by where it is."""
+    return hashlib.sha256(data if isinstance(data, bytes) else str(data).encode()).hexdigest()
+
+
+def size_of(data: bytes | Path) -> int:
+    """Count the bytes of a file."""
+    return len(data) if isinstance(data, bytes) else data.stat().st_size
+
+
 def commit_of(files: Files) -> str:
-    """Name a state of a repository by its content."""
-    content = b"".join(name.encode() + data for name, data in sorted(files.items()))
-    return hashlib.sha1(content).hexdigest()
+    """Name a state of a repository by its files."""
+    names = "".join(f"{name} {digest_of(data)}\n" for name, data in sorted(files.items()))
+    return hashlib.sha1(names.encode()).hexdigest()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -140,10 +153,11 @@ class _Handler(BaseHTTPRequestHandler):
         if files is None:
             return
         siblings = [
-            {"rfilename": name, "size": len(data), "lfs": _lfs(name, data)}
+            {"rfilename": name, "size": size_of(data), "lfs": _lfs(name, data)}
             for name, data in files.items()
         ]
-        tags = re.findall(rb"^license: *(\S+)", files.get("README.md", b""), re.MULTILINE)
+        card = files.get("README.md", b"")
+        tags = re.findall(rb"^license: *(\S+)", card if isinstance(card, bytes) else b"", re.M)
         self._json(
             {
                 "id": repo,
@@ -163,26 +177,31 @@ class _Handler(BaseHTTPRequestHandler):
             return
         data = files[name]
         headers = {
-            "ETag": f'"{hashlib.sha256(data).hexdigest()}"',
+            "ETag": f'"{digest_of(data)}"',
             "X_Repo_Commit": commit,
             "Accept_Ranges": "bytes",
         }
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("range", ""))
-        if self.command == "GET" and self.hub.broken_off and name.endswith(".safetensors"):
-            self.hub.broken_off -= 1
-            start = int(wanted[1]) if wanted else 0
+        start = int(wanted[1]) if wanted else 0
+        if isinstance(data, bytes) and self.command == "GET" and self._breaks_off(name):
             self.send_response(206 if wanted else 200)
             self.send_header("Content-Length", str(len(data) - start))
             self.end_headers()
             self.wfile.write(data[start : start + (len(data) - start) // 2])
             self.close_connection = True
-        elif wanted:
-            start = int(wanted[1])
+        elif isinstance(data, bytes) and wanted:
             span = f"bytes {start}-{len(data) - 1}/{len(data)}"
             self._reply(206, data[start:], Content_Range=span, **headers)
         else:
-            body = b"" if self.command == "HEAD" else data
-            self._reply(200, body, **{"Content_Length": len(data), **headers})
+            self._reply(200, b"", **{"Content_Length": size_of(data), **headers})
+            if self.command == "GET":
+                with io.BytesIO(data) if isinstance(data, bytes) else data.open("rb") as stream:
+                    shutil.copyfileobj(stream, self.wfile, 2**20)
+
+    def _breaks_off(self, name: str) -> bool:
+        broken = self.hub.broken_off > 0 and name.endswith(".safetensors")
+        self.hub.broken_off -= broken
+        return broken
 
     def _write(self, path: str, body: bytes) -> None:
         """Answer the requests of an upload; files come inside the commit, as base64."""
@@ -216,10 +235,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(404)
 
 
-def _lfs(name: str, data: bytes) -> dict[str, object] | None:
+def _lfs(name: str, data: bytes | Path) -> dict[str, object] | None:
     if not name.endswith((".safetensors", ".pth")):
         return None
-    return {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
+    return {"sha256": digest_of(data), "size": size_of(data), "pointerSize": 130}
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import logging
 import shutil
@@ -157,6 +158,22 @@ def test_repositories_without_weights(hub: LocalHub, folder: Path, tmp_path: Pat
     with pytest.raises(ValueError, match="configuration of me/bert: unknown fields.*model_type"):
         load_model("me/bert", device="cpu")
     assert not any("GET" in r and r.endswith("model.safetensors") for r in hub.requests)
+
+
+@pytest.mark.parametrize("any_tiny", ["dust3r-512-linear"], indirect=True)
+def test_a_repository_with_one_pth_file(
+    hub: LocalHub, any_tiny: TwoViewModel, tmp_path: Path
+) -> None:
+    file = tmp_path / "repo" / "model.pth"
+    file.parent.mkdir()
+    arguments = {"enc_embed_dim": 32, "enc_depth": 2, "enc_num_heads": 2, "dec_embed_dim": 24}
+    arguments |= {"dec_depth": 2, "dec_num_heads": 2, "pos_embed": "RoPE100"}
+    constructor = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    args = argparse.Namespace(model=f"AsymmetricCroCo3DStereo({constructor})")
+    torch.save({"args": args, "model": any_tiny.state_dict()}, file)
+    hub.publish(REPO, file.parent)
+    assert same_weights(load_model(REPO, device="cpu"), any_tiny)
+    assert checkpoint_info(REPO)["file"].endswith("model.pth")
 
 
 def test_offline(

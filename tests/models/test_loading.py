@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import copy
 import json
 from pathlib import Path
 
@@ -13,9 +15,11 @@ from torch import Tensor
 from weav3r.croco_like import CrocoConfig, CrocoModel
 from weav3r.models import (
     PRESETS,
+    Provenance,
     TwoViewModel,
     available_models,
     checkpoint,
+    checkpoint_info,
     initialise_from_croco,
     load_model,
     model_info,
@@ -143,7 +147,7 @@ def test_one_error_lists_every_problem(tiny: TwoViewModel, tmp_path: Path) -> No
         load_model(file)
     message = str(caught.value)
     assert message.splitlines() == [
-        f"{file} does not fit the network: 2 missing, 1 unexpected, 1 of another shape",
+        f"{file} does not fit the network (2 missing, 1 unexpected, 1 of another shape):",
         "  missing: enc_norm.bias",
         "  missing: enc_norm.weight",
         "  unexpected: extra.weight",
@@ -267,3 +271,58 @@ def test_model_list() -> None:
     assert by_name["weav3r-small"].licence == "Apache-2.0"
     with pytest.raises(ValueError, match="unknown model 'x'; there are: weav3r-small"):
         model_info("x")
+
+
+PUBLISHED_TINY = (
+    "AsymmetricCroCo3DStereo(pos_embed='RoPE100', img_size=(224, 224), head_type='linear', "
+    "output_mode='pts3d', depth_mode=('exp', -inf, inf), conf_mode=('exp', 1, inf), "
+    "enc_embed_dim=32, enc_depth=2, enc_num_heads=2, dec_embed_dim=24, dec_depth=2, "
+    "dec_num_heads=2)"
+)
+
+
+def write_published(model: torch.nn.Module, file: Path) -> Path:
+    """Write a `.pth` file as the published training code does."""
+    args = argparse.Namespace(model=PUBLISHED_TINY, lr=1e-4)
+    torch.save({"args": args, "model": model.state_dict(), "epoch": 1}, file)
+    return file
+
+
+@pytest.mark.parametrize("any_tiny", ["dust3r-512-linear"], indirect=True)
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors", "a", "folder"])
+def test_published_files_by_content(
+    any_tiny: TwoViewModel, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / ("only.pth" if name == "folder" else name)
+    write_published(any_tiny, file)
+    source = tmp_path if name == "folder" else file
+    model = load_model(source, device="cpu")
+    assert largest_difference(any_tiny, model) == 0
+    assert model.provenance is not None and model.provenance.non_commercial
+    assert f"{file}: licence CC BY-NC-SA 4.0, non-commercial use only." in caplog.text
+    info = checkpoint_info(source)
+    assert info["file"] == str(file) and info["licence"] == "CC BY-NC-SA 4.0"
+
+
+@pytest.mark.parametrize("any_tiny", ["dust3r-512-linear"], indirect=True)
+def test_several_weights_in_a_folder(any_tiny: TwoViewModel, tmp_path: Path) -> None:
+    write_published(any_tiny, tmp_path / "a.pth")
+    write_published(any_tiny, tmp_path / "b.pth")
+    with pytest.raises(FileNotFoundError, match=r"no single other weights.*holds a.pth, b.pth"):
+        load_model(tmp_path)
+
+
+def test_a_completion_network_is_named_as_such(tiny: TwoViewModel, tmp_path: Path) -> None:
+    croco = completion_network(tiny)
+    arguments = {"pos_embed": "RoPE100", "enc_embed_dim": 32, "enc_depth": 2, "enc_num_heads": 2}
+    arguments |= {"dec_embed_dim": 24, "dec_depth": 2, "dec_num_heads": 2}
+    file = tmp_path / "croco.pth"
+    torch.save({"croco_kwargs": arguments, "model": croco.state_dict()}, file)
+    with pytest.raises(ValueError, match=r"croco.pth is a cross-view completion.*start training"):
+        load_model(file)
+
+
+def test_the_licence_survives_copies(tiny: TwoViewModel, tmp_path: Path) -> None:
+    tiny.provenance = Provenance(licence="CC BY-NC 4.0", base_model="me/base")
+    save_checkpoint(copy.deepcopy(tiny), tmp_path / "a.safetensors")
+    assert load_model(tmp_path / "a.safetensors", device="cpu").provenance == tiny.provenance

@@ -20,10 +20,24 @@ from ..models.two_view import EncodedImages, TwoViewModel
 from .alignment import AlignedCameras, PairSamples, align_pairs
 from .images import View
 from .matching import Matches
+from .predict import Precision
 from .progress import Progress
 from .report import RejectedPair
 from .scene import Tracks
 from .sfm import MatchGraph, SfmOptions, SfmResult, SparseModel, reconstruct_from_matches
+
+
+@dataclass(frozen=True)
+class OwnMap:
+    """What a pair says of its first image, kept for the dense depth.
+
+    Attributes:
+        depth: (H, W) float32, in the pair's own scale.
+        confidence: (H, W) float32.
+    """
+
+    depth: np.ndarray
+    confidence: np.ndarray
 
 
 @dataclass
@@ -38,6 +52,9 @@ class Work:
     graph: MatchGraph | None = None
     matches: dict[tuple[int, int], Matches] = field(default_factory=dict)
     focal_votes_px: list[list[float]] = field(default_factory=list)
+    own_maps: dict[tuple[int, int], OwnMap] = field(default_factory=dict)
+    keeps_own_maps: bool = False
+    precision: Precision = "float32"
     warnings: list[str] = field(default_factory=list)
     rejected: list[RejectedPair] = field(default_factory=list)
     timings_s: dict[str, float] = field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import EllipsisType
 from typing import Any, Literal
 
 import numpy as np
@@ -13,9 +14,9 @@ from torch import Tensor
 
 from ..geometry.camera import Camera
 from ..models.loading import load_model
-from ..models.two_view import PairPrediction, TwoViewModel
+from ..models.two_view import PairPrediction, TwoViewModel, ViewPrediction
 from .alignment import sample_pair
-from .cameras import Solution, Work, network_camera, solve_cameras
+from .cameras import OwnMap, Solution, Work, network_camera, solve_cameras
 from .defaults import inference_defaults
 from .dense import (
     DepthMap,
@@ -29,7 +30,7 @@ from .dense import (
 from .graph import make_pairs
 from .images import View, load_images
 from .matching import MatchingOptions, match_pair
-from .predict import encode_views, predict_pairs
+from .predict import Precision, encode_views, mixed_precision, predict_pairs
 from .progress import Progress, make_progress
 from .report import SceneReport
 from .scene import Scene, SceneView
@@ -52,6 +53,7 @@ def reconstruct(
     sfm: SfmOptions | None = None,
     sweep: SweepOptions | None = None,
     batch_size: int = 2,
+    precision: Precision = "float32",
     progress: bool | Callable[[str, int, int], None] = True,
 ) -> Scene:
     """Reconstruct cameras and dense geometry from photos of one place.
@@ -68,6 +70,7 @@ def reconstruct(
         depth: "sweep" (descriptors compared along viewing rays), "pointmaps", or "auto".
         matching, sfm, sweep: options of the stages.
         batch_size: pairs decoded at once; halved when memory runs out.
+        precision: of the network's matrix products, "bfloat16" and "float16" are faster on GPUs.
         progress: False for silence, True for a bar in the terminal, or a function that receives
             (stage, done, total).
 
@@ -99,7 +102,8 @@ def reconstruct(
         size = defaults.size if size is None else size
         with show.stage("photos", 1) as _:
             loaded = load_images(photos, size=size, patch_size=network.config.patch_size)
-        work = _encode(network, loaded.views, graph, show)
+        work = _encode(network, loaded.views, graph, precision, show)
+        work.keeps_own_maps = _own_maps_fit(work) and depth_road == "pointmaps"
         _decode(work, camera_road, matching, batch_size, show)
         solution = solve_cameras(work, cameras == "auto", sfm, show)
         maps = _densify(work, solution, depth_road, sweep, show)
@@ -132,12 +136,24 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 # -- network ---------------------------------------------------------------------------------------
 
 
-def _encode(model: TwoViewModel, views: list[View], graph: str, show: Progress) -> Work:
+_MANY_VIEWS = 50  # from here on the features of the photos wait in half precision
+_OWN_MAPS_BYTES = 2**29  # of depth and confidence kept per pair; beyond, pairs are decoded again
+
+
+def _encode(
+    model: TwoViewModel, views: list[View], graph: str, precision: Precision, show: Progress
+) -> Work:
     pairs = make_pairs(len(views), graph) if len(views) > 1 else [(0, 0)]
-    work = Work(model, views, [], pairs, focal_votes_px=[[] for _ in views])
+    work = Work(model, views, [], pairs, focal_votes_px=[[] for _ in views], precision=precision)
+    keep = torch.float16 if len(views) >= _MANY_VIEWS else None
     with work.timed("encode"), show.stage("encode", len(views)) as advance:
-        work.encoded = encode_views(model, views, progress=advance)
+        work.encoded = encode_views(model, views, progress=advance, precision=precision, keep=keep)
     return work
+
+
+def _own_maps_fit(work: Work) -> bool:
+    pixels = max(height * width for height, width in (view.size for view in work.views))
+    return 2 * len(work.pairs) * 8 * pixels <= _OWN_MAPS_BYTES
 
 
 def _decode(
@@ -155,8 +171,14 @@ def _decode(
     work.graph = MatchGraph(len(work.views)) if matched else None
     stage = "decode and match" if matched else "decode"
     with work.timed(stage), show.stage(stage, len(work.pairs)) as advance:
-        for result in predict_pairs(work.model, work.encoded, work.pairs, batch_size):
+        pairs = predict_pairs(
+            work.model, work.encoded, work.pairs, batch_size, precision=work.precision
+        )
+        for result in pairs:
             i, j = result.first, result.second
+            if work.keeps_own_maps:
+                work.own_maps[(i, j)] = _own_map(result.forward.view1)
+                work.own_maps[(j, i)] = _own_map(result.backward.view1)
             samples = sample_pair(result)
             work.samples += samples
             for index, sample in ((i, samples[0]), (j, samples[1])):
@@ -170,7 +192,14 @@ def _decode(
                 work.graph.add(i, j, forward)
                 work.graph.add(i, j, backward)
                 work.matches[(i, j)] = forward
+            del result  # not kept while the next pair is decoded
             advance(1)
+
+
+def _own_map(view: ViewPrediction, index: int | EllipsisType = ...) -> OwnMap:
+    """Copy depth and confidence out of a prediction, so that the rest of it can go."""
+    depth, confidence = view.pointmap[index][..., 2], view.confidence[index]
+    return OwnMap(depth.float().cpu().numpy().copy(), confidence.float().cpu().numpy().copy())
 
 
 # -- depth -----------------------------------------------------------------------------------------
@@ -206,8 +235,9 @@ def _densify(
 
 
 def _predict_directed(work: Work, i: int, j: int) -> PairPrediction:
-    with torch.inference_mode():
-        return work.model.decode(work.encoded[i], work.encoded[j])
+    first, second = (work.encoded[k].stored_as(torch.float32) for k in (i, j))
+    with torch.inference_mode(), mixed_precision(work.model.device, work.precision):
+        return work.model.decode(first, second)
 
 
 def _sweep(
@@ -231,11 +261,13 @@ def _sweep(
 def _fuse(
     work: Work, i: int, others: list[int], anchors: tuple[np.ndarray, np.ndarray]
 ) -> DepthMap:
-    depths, confidences = [], []
+    maps = []
     for j in others or [i]:
-        own = _predict_directed(work, i, j).view1
-        depths.append(own.pointmap[0, ..., 2].float().cpu().numpy())
-        confidences.append(own.confidence[0].float().cpu().numpy())
+        own = work.own_maps.get((i, j))
+        if own is None:
+            own = _own_map(_predict_directed(work, i, j).view1, 0)
+        maps.append(own)
+    depths, confidences = [m.depth for m in maps], [m.confidence for m in maps]
     height, width = depths[0].shape
     columns = np.clip(np.floor(anchors[0][:, 0]).astype(int), 0, width - 1)
     rows = np.clip(np.floor(anchors[0][:, 1]).astype(int), 0, height - 1)

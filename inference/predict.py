@@ -8,14 +8,20 @@ read.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
 from ..models.two_view import EncodedImages, PairPrediction, TwoViewModel, ViewPrediction
 from .images import View
+
+Precision = Literal["float32", "bfloat16", "float16"]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -39,35 +45,42 @@ def encode_views(
     model: TwoViewModel,
     views: Sequence[View],
     batch_size: int = 4,
-    progress=None,
+    progress: Callable[[int], None] | None = None,
+    precision: Precision = "float32",
+    keep: torch.dtype | None = None,
 ) -> list[EncodedImages]:
     """Encode every image once, in batches of equal shape.
 
     Args:
         model: the network; the images are moved to its device.
         views: images as loaded by `load_images`.
-        batch_size: images per batch.
+        batch_size: images per batch; halved when the device runs out of memory.
         progress: called with the number of images done, after each batch.
+        precision: of the matrix products; heads are always in float32.
+        keep: precision in which the features wait for their pairs, e.g. `torch.float16` for
+            collections of a thousand photos; None keeps what the network gives.
 
     Returns:
         One `EncodedImages` of batch size 1 per view, in the order of `views`, on the model's
         device.
     """
-    device = next(model.parameters()).device
     by_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index, view in enumerate(views):
         by_shape[(view.image.shape[-2], view.image.shape[-1])].append(index)
     encoded: dict[int, EncodedImages] = {}
-    with torch.inference_mode():
-        for indices in by_shape.values():
-            for start in range(0, len(indices), batch_size):
-                chunk = indices[start : start + batch_size]
-                images = torch.stack([views[i].image for i in chunk]).to(device)
-                batch = model.encode(images)
-                for position, index in enumerate(chunk):
-                    encoded[index] = batch.select([position])
-                if progress is not None:
-                    progress(len(chunk))
+
+    def encode(chunk: list[int]) -> EncodedImages:
+        images = torch.stack([views[i].image for i in chunk]).to(model.device)
+        with torch.inference_mode(), mixed_precision(model.device, precision):
+            batch = model.encode(images)
+        return batch if keep is None else batch.stored_as(keep)
+
+    for same_shape in by_shape.values():
+        for chunk, batch in _in_batches(same_shape, batch_size, encode):
+            for position, index in enumerate(chunk):
+                encoded[index] = batch.select([position])
+            if progress is not None:
+                progress(len(chunk))
     return [encoded[i] for i in range(len(views))]
 
 
@@ -76,6 +89,7 @@ def predict_pairs(
     encoded: Sequence[EncodedImages],
     pairs: Sequence[tuple[int, int]],
     batch_size: int = 2,
+    precision: Precision = "float32",
 ) -> Iterator[PairResult]:
     """Decode unordered pairs, both directions at once, and yield the results one pair at a time.
 
@@ -87,31 +101,57 @@ def predict_pairs(
         encoded: features of all images, as returned by `encode_views`.
         pairs: (i, j) with i <= j.
         batch_size: pairs per batch; halved when the device runs out of memory.
+        precision: of the matrix products; heads are always in float32.
     """
     by_shape: dict[tuple, list[tuple[int, int]]] = defaultdict(list)
     for i, j in pairs:
         by_shape[(encoded[i].image_size, encoded[j].image_size)].append((i, j))
+
+    def decode(chunk: list[tuple[int, int]]) -> tuple[PairPrediction, PairPrediction]:
+        with torch.inference_mode(), mixed_precision(model.device, precision):
+            return model.decode_symmetric(
+                EncodedImages.cat([encoded[i] for i, _ in chunk]).stored_as(torch.float32),
+                EncodedImages.cat([encoded[j] for _, j in chunk]).stored_as(torch.float32),
+            )
+
     for same_shape in by_shape.values():
-        start = 0
-        while start < len(same_shape):
-            chunk = same_shape[start : start + batch_size]
-            try:
-                with torch.inference_mode():
-                    forward, backward = model.decode_symmetric(
-                        EncodedImages.cat([encoded[i] for i, _ in chunk]),
-                        EncodedImages.cat([encoded[j] for _, j in chunk]),
-                    )
-            except torch.cuda.OutOfMemoryError:
-                if batch_size == 1:
-                    raise
-                batch_size //= 2
-                torch.cuda.empty_cache()
-                continue
+        for chunk, (forward, backward) in _in_batches(same_shape, batch_size, decode):
             for position, (i, j) in enumerate(chunk):
                 yield PairResult(
                     i, j, _take_pair(forward, position), _take_pair(backward, position)
                 )
-            start += len(chunk)
+            del forward, backward  # not kept while the next batch is decoded
+
+
+def mixed_precision(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Run matrix products in `precision` inside a `with` block; "float32" changes nothing."""
+    if precision not in get_args(Precision):
+        raise ValueError(
+            f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}"
+        )
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=getattr(torch, precision))
+
+
+def _in_batches(
+    items: list[Item], batch_size: int, run: Callable[[list[Item]], Result]
+) -> Iterator[tuple[list[Item], Result]]:
+    """Apply `run` to batches of `items`, smaller ones once the GPU has run out of memory."""
+    start = 0
+    while start < len(items):
+        chunk = items[start : start + batch_size]
+        try:
+            result = run(chunk)
+        except torch.cuda.OutOfMemoryError:
+            if len(chunk) == 1:
+                raise
+            batch_size = len(chunk) // 2
+            torch.cuda.empty_cache()
+            continue
+        yield chunk, result
+        del result
+        start += len(chunk)
 
 
 def _take_pair(prediction: PairPrediction, position: int) -> PairPrediction:

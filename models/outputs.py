@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -47,6 +47,14 @@ class EncodedImages:
             image_size=self.image_size,
             local=tuple(level[key] for level in self.local),
             transposed=None if self.transposed is None else self.transposed[key],
+        )
+
+    def stored_as(self, dtype: torch.dtype) -> EncodedImages:
+        """Convert tokens and local maps to another precision; positions stay exact."""
+        return replace(
+            self,
+            tokens=self.tokens.to(dtype),
+            local=tuple(level.to(dtype) for level in self.local),
         )
 
     def halves(self) -> tuple[EncodedImages, EncodedImages]:

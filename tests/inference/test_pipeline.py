@@ -11,6 +11,7 @@ import trimesh
 from PIL import Image
 
 import weav3r
+from weav3r.inference import pipeline
 from weav3r.models import PRESETS, TwoViewModel
 
 SIZE = 256
@@ -114,6 +115,25 @@ def test_the_pointmap_road_gives_a_scene_too(model: TwoViewModel) -> None:
     )
     assert scene.components == [[0, 1]] and scene.report.settings["cameras"] == "pointmaps"
     assert np.isfinite(scene.depth(0)).mean() > 0.99
+
+
+def test_kept_maps_save_a_second_decoding(
+    model: TwoViewModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = weav3r.example_photos()["toy"]
+    options = {"cameras": "pointmaps", "depth": "pointmaps", "size": 128, "progress": False}
+    decoded = []
+    original = pipeline._predict_directed
+    monkeypatch.setattr(
+        pipeline, "_predict_directed", lambda *a: decoded.append(a[1:]) or original(*a)
+    )
+    kept = weav3r.reconstruct(photos, model, **options)
+    assert decoded == []
+    monkeypatch.setattr(pipeline, "_OWN_MAPS_BYTES", 0)
+    again = weav3r.reconstruct(photos, model, **options)
+    assert sorted(decoded) == [(0, 1), (1, 0)]
+    for i in range(2):
+        np.testing.assert_allclose(kept.depth(i), again.depth(i), rtol=1e-4)
 
 
 def test_progress_is_reported(model: TwoViewModel) -> None:

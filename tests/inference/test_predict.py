@@ -78,3 +78,49 @@ def test_pairs_are_streamed_in_batches(model: TwoViewModel) -> None:
         assert torch.allclose(
             result.forward.view2.confidence, other.forward.view2.confidence, rtol=1e-4
         )
+
+
+def test_features_may_wait_in_half_precision(model: TwoViewModel) -> None:
+    views = make_views([(32, 48), (32, 48)])
+    exact = next(predict_pairs(model, encode_views(model, views), [(0, 1)]))
+    halves = encode_views(model, views, keep=torch.float16)
+    assert halves[0].tokens.dtype == torch.float16
+    assert halves[0].positions.dtype == encode_views(model, views)[0].positions.dtype
+    near = next(predict_pairs(model, halves, [(0, 1)]))
+    for ours, theirs in ((near.forward, exact.forward), (near.backward, exact.backward)):
+        assert ours.view1.pointmap.dtype == torch.float32
+        torch.testing.assert_close(ours.view2.pointmap, theirs.view2.pointmap, rtol=1e-2, atol=1e-2)
+
+
+def test_precision(model: TwoViewModel) -> None:
+    views = make_views([(32, 48), (32, 48)])
+    encoded = encode_views(model, views, precision="bfloat16")
+    result = next(predict_pairs(model, encoded, [(0, 1)], precision="bfloat16"))
+    exact = next(predict_pairs(model, encode_views(model, views), [(0, 1)]))
+    assert result.forward.view1.pointmap.dtype == torch.float32
+    difference = (result.forward.view1.pointmap - exact.forward.view1.pointmap).abs().max()
+    assert 0 < difference < 0.2
+    with pytest.raises(ValueError, match="precision must be one of float32, bfloat16, float16"):
+        encode_views(model, views, precision="float8")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("fits", [1, 2])
+def test_batches_shrink_when_memory_runs_out(
+    model: TwoViewModel, monkeypatch: pytest.MonkeyPatch, fits: int
+) -> None:
+    views = make_views([(32, 48)] * 5)
+    seen = []
+    original = model.encode
+
+    def encode(images: torch.Tensor):
+        if len(images) > fits:
+            raise torch.cuda.OutOfMemoryError("no memory left")
+        seen.append(len(images))
+        return original(images)
+
+    monkeypatch.setattr(model, "encode", encode)
+    assert len(encode_views(model, views, batch_size=4)) == 5
+    assert sum(seen) == 5 and max(seen) == fits
+    fits = 0
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="no memory left"):
+        encode_views(model, views)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float64, Int, Num
 from PIL import Image
 
 from .posed_view import PosedView
@@ -84,7 +84,7 @@ def apply_homography_crop(view: PosedView, crop: HomographyCrop) -> PosedView:
     rows, columns = np.mgrid[:height, :width] + 0.5
     old = np.stack([columns, rows, np.ones_like(rows)], -1) @ crop.homography.T
     old = old[..., :2] / old[..., 2:]
-    inside = ((old >= 0) & (old < (view.size[1], view.size[0]))).all(-1)
+    inside = np.all((old >= 0) & (old < (view.size[1], view.size[0])), axis=-1)
     column, row = np.where(inside[..., None], old, 0).astype(np.int64).transpose(2, 0, 1)
     # z in the turned camera of the point at that pixel; the sky keeps its sign.
     axis = crop.old_from_new[:, 2]
@@ -124,9 +124,12 @@ def random_windows(
 
 
 def automatic_range_px(size: tuple[int, int], target: tuple[int, int]) -> float:
-    """Zoom range of `random_windows` for images (height, width) larger than the target or not."""
+    """Zoom range of `random_windows` for an image (height, width) that is to become a target.
+
+    It reaches to the zoom at which image pixels are target pixels, and to 10 % at least.
+    """
     short, wanted = min(size), min(target)
-    return max(0.1 * short, short * (short - wanted) // wanted)
+    return float(max(0.1 * short, short * (short - wanted) // wanted))
 
 
 def best_windows(
@@ -137,10 +140,10 @@ def best_windows(
 ) -> tuple[int, int]:
     """Choose the window of each view so that most matches lie inside both; ties go to the first."""
     inside1, inside2 = (
-        ((pixels[:, None] >= windows[:, :2]) & (pixels[:, None] < windows[:, 2:])).all(-1)
+        np.all((pixels[:, None] >= windows[:, :2]) & (pixels[:, None] < windows[:, 2:]), axis=-1)
         for pixels, windows in ((pixels1, windows1), (pixels2, windows2))
     )
-    count = inside1.T.astype(np.int64) @ inside2.astype(np.int64)
+    count = np.einsum("na,nb->ab", inside1.astype(np.int64), inside2.astype(np.int64))
     first, second = np.unravel_index(count.argmax(), count.shape)
     return int(first), int(second)
 
@@ -178,7 +181,7 @@ def transpose_intrinsics(K: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 3"
     return np.asarray(K)[[1, 0, 2]]
 
 
-def transpose_pixels(pixels: Int[np.ndarray, "n 2"]) -> Int[np.ndarray, "n 2"]:
+def transpose_pixels(pixels: Num[np.ndarray, "n 2"]) -> Num[np.ndarray, "n 2"]:
     """Pixels (column, row) in the transposed image."""
     return pixels[:, ::-1]
 

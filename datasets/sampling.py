@@ -127,9 +127,10 @@ class Concatenated(Mixture):
 
     def items(self, epoch: int) -> Int[np.ndarray, "n 2"]:
         """The samples of all parts."""
-        found, first = [np.zeros((0, 2), dtype=np.int64)], 0
+        found: list[np.ndarray] = [np.zeros((0, 2), dtype=np.int64)]
+        first = 0
         for part in self.parts:
-            found.append(part.items(epoch) + (first, 0))
+            found.append(part.items(epoch) + np.array([first, 0]))
             first += part.num_sources
         return np.concatenate(found)
 

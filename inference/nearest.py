@@ -26,7 +26,9 @@ _BLOCK_QUERIES = {"cpu": 256, "cuda": 4096}
 # Similarities at once: on the CPU they should stay in the second-level cache.
 _BLOCK_SIMILARITIES = {"cpu": 2**18, "cuda": 2**27}
 _GROUP = 16  # queries of one tile that are multiplied together
-_ROUNDOFF = {"highest": 2.0**-24, "high": 2.0**-10, "medium": 2.0**-7}
+# By the name of the precision that torch is told to multiply float32 matrices with.
+_ROUNDOFF = {"ieee": 2.0**-24, "highest": 2.0**-24, "tf32": 2.0**-10, "high": 2.0**-10}
+_WORST_ROUNDOFF = 2.0**-7  # bfloat16
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class DescriptorTiles:
         self.size = (descriptors.shape[0], descriptors.shape[1])
         self.tile = _TILE_OF_LIST if self.size[0] == 1 else _TILE
         self.grid, self.pixel = _tile_pixels(self.size, self.tile, descriptors.device)
-        self.rows = descriptors.to(torch.float32).flatten(0, 1)  # (H * W, D)
+        self.rows = descriptors.detach().to(torch.float32).flatten(0, 1)  # (H * W, D)
         self.bank = self.rows[self.pixel].reshape(-1, self.rows.shape[1])  # (tiles * 64, D)
         self._longest = self.rows.norm(dim=1).amax()
 
@@ -88,7 +90,8 @@ class DescriptorTiles:
             return torch.zeros(0, dtype=torch.int64, device=queries.device)
         found = []
         for part in queries.split(block):
-            maxima = self._tile_maxima(part)  # (tiles, n)
+            with torch.autocast(queries.device.type, enabled=False):
+                maxima = self._tile_maxima(part)  # (tiles, n)
             enough = maxima.amax(0) - self._slack(part)
             tile, query = (maxima >= enough).nonzero(as_tuple=True)
             found.append(self._decide(part, TilePairs(query, tile)))
@@ -104,7 +107,8 @@ class DescriptorTiles:
         Returns:
             (N,) int64, flat row-major indices; -1 for queries without any tile.
         """
-        maxima = self._pair_maxima(queries, pairs)
+        with torch.autocast(queries.device.type, enabled=False):
+            maxima = self._pair_maxima(queries, pairs)
         best = queries.new_full((len(queries),), -torch.inf)
         best = best.scatter_reduce(0, pairs.query, maxima, "amax")
         keep = maxima >= (best - self._slack(queries))[pairs.query]
@@ -112,7 +116,7 @@ class DescriptorTiles:
 
     def _slack(self, queries: Tensor) -> Tensor:
         """(N,) how far two tiles' products may be out of order because of rounding."""
-        unit = _ROUNDOFF[torch.get_float32_matmul_precision()]
+        unit = _roundoff(queries.device.type)
         # Each way of computing a dot product is off by at most (D + 2) units of |q| |x|; two ways
         # for each of two values.
         terms = 4 * (self.rows.shape[1] + 2) * unit
@@ -219,9 +223,21 @@ def mutual_nearest_points(points1: ArrayLike, points2: ArrayLike) -> MutualPoint
             raise ValueError(f"expected {name} (n, 3) with n > 0, got shape {points.shape}")
         if not np.isfinite(points).all():
             raise ValueError(f"{name} must be finite; select the valid points first")
-    nearest1 = KDTree(first).query(second)[1]
-    nearest2 = KDTree(second).query(first)[1]
+    nearest1 = np.asarray(KDTree(first).query(second)[1])
+    nearest2 = np.asarray(KDTree(second).query(first)[1])
     return MutualPoints(nearest2[nearest1] == np.arange(len(second)), nearest1)
+
+
+def _roundoff(device: str) -> float:
+    """Unit of the rounding of float32 matrix products on a device (type), as torch is set up."""
+    backend = torch.backends.cuda if device == "cuda" else torch.backends.mkldnn
+    name = getattr(getattr(backend, "matmul", None), "fp32_precision", None)
+    if name == "none":  # follows the setting for everything
+        name = getattr(torch.backends, "fp32_precision", "none")
+        name = "ieee" if name == "none" else name
+    if name is None:  # before torch 2.9
+        name = torch.get_float32_matmul_precision()
+    return _ROUNDOFF.get(name, _WORST_ROUNDOFF)
 
 
 def similarity(a: Tensor, b: Tensor) -> Tensor:

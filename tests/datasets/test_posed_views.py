@@ -101,7 +101,7 @@ def test_sampled_pairs_fill_up_from_the_other_kind() -> None:
 
 def test_a_homography_crop_shows_the_same_world() -> None:
     view = plane_view(0.3)
-    crop = homography_crop(view.K, (12, 6, 44, 34), (42, 48))
+    crop = homography_crop(view.K, (12.0, 6.0, 44.0, 34.0), (42, 48))
     np.testing.assert_allclose(crop.old_from_new @ crop.old_from_new.T, np.eye(3), atol=1e-12)
     seen = apply_homography_crop(view, crop)
     assert seen.size == (42, 48)
@@ -122,14 +122,14 @@ def test_the_sky_stays_sky_in_a_crop() -> None:
     depth = view.depth.copy()
     depth[:10] = -1
     sky = dataclasses.replace(view, depth=depth)
-    seen = apply_homography_crop(sky, homography_crop(view.K, (10, 0, 50, 30)))
+    seen = apply_homography_crop(sky, homography_crop(view.K, (10.0, 0.0, 50.0, 30.0)))
     assert (seen.depth < 0).any() and (seen.depth > 0).any()
     assert not seen.valid[seen.depth < 0].any()
 
 
 def test_an_empty_window_is_refused() -> None:
     with pytest.raises(ValueError, match="holds no pixel"):
-        homography_crop(plane_view().K, (10.2, 5, 10.4, 20))
+        homography_crop(plane_view().K, (10.2, 5.0, 10.4, 20.0))
 
 
 @pytest.mark.parametrize("quarters", [1, 2, 3, -1])
@@ -157,7 +157,7 @@ def test_transposed_intrinsics_project_to_transposed_pixels() -> None:
 
 
 def test_windows_lie_inside_and_share_a_shape() -> None:
-    windows = random_windows((300, 500), (160, 512), 120, 40, np.random.default_rng(1))
+    windows = random_windows((300, 500), (160, 512), 120.0, 40, np.random.default_rng(1))
     assert (windows[:, :2] >= 0).all() and (windows[:, 2:] <= [500, 300]).all()
     extent = windows[:, 2:] - windows[:, :2]
     np.testing.assert_allclose(extent, extent[:1].repeat(40, 0))

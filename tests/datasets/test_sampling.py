@@ -35,7 +35,7 @@ def test_sources_keep_their_numbers_in_nested_mixtures() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 99, 1000])
 def test_weights_give_shares(size: int) -> None:
-    mixture = mixture_by_weights([50, 7, 400], [1, 0, 3], size)
+    mixture = mixture_by_weights([50, 7, 400], [1.0, 0.0, 3.0], size)
     assert len(mixture) == size == len(mixture.items(3))
     sources = np.bincount(mixture.items(3)[:, 0], minlength=3)
     assert sources[1] == 0 and abs(sources[2] - 0.75 * size) <= 1
@@ -43,9 +43,9 @@ def test_weights_give_shares(size: int) -> None:
 
 def test_wrong_mixtures_are_named() -> None:
     with pytest.raises(ValueError, match="3 weights"):
-        mixture_by_weights([1, 2, 3], [1, 1], 10)
+        mixture_by_weights([1, 2, 3], [1.0, 1.0], 10)
     with pytest.raises(ValueError, match="not all 0"):
-        mixture_by_weights([1, 2], [0, 0], 10)
+        mixture_by_weights([1, 2], [0.0, 0.0], 10)
     with pytest.raises(ValueError, match="cannot take 5 samples of a mixture of 0"):
         Resized(Whole(0), 5)
     with pytest.raises(ValueError, match="times must be at least 1"):

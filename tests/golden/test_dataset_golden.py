@@ -84,7 +84,7 @@ def test_homography_crop(file, case: int) -> None:
 
 
 def test_random_windows(file) -> None:
-    windows = random_windows((480, 640), (384, 512), 100, 4, np.random.default_rng(11))
+    windows = random_windows((480, 640), (384, 512), 100.0, 4, np.random.default_rng(11))
     np.testing.assert_allclose(windows, file["random_crops"], rtol=1e-12)
 
 

@@ -56,20 +56,20 @@ def test_basin(file) -> None:
     assert_same(search.from_view1(4), file, "fast/S4_basin")
 
 
-@pytest.mark.parametrize("tolerance", [3, 5])
-def test_explicit_seeds_with_tolerance(file, tolerance: int) -> None:
+@pytest.mark.parametrize("tolerance", [3.0, 5.0])
+def test_explicit_seeds_with_tolerance(file, tolerance: float) -> None:
     seeds = np.stack([file["fast/init_x"], file["fast/init_y"]], -1)
     first, second = tensor(file, "desc1"), tensor(file, "desc2")
     matches = reciprocal_matches(first, second, seeds, tolerance_px=tolerance)
-    assert_same(matches, file, f"fast/init_tol{tolerance}")
+    assert_same(matches, file, f"fast/init_tol{tolerance:g}")
 
 
-@pytest.mark.parametrize("tolerance", [0, 5])
-def test_one_network_order(file, tolerance: int) -> None:
+@pytest.mark.parametrize("tolerance", [0.0, 5.0])
+def test_one_network_order(file, tolerance: float) -> None:
     order = maps(file, "desc1", "desc2", "conf1", "conf2")
     matches = match_directed(order, step=4, tolerance_px=tolerance)
-    assert_same(matches, file, f"nonsym/tol{tolerance}")
-    np.testing.assert_array_equal(matches.confidence, file[f"nonsym/tol{tolerance}/conf"])
+    assert_same(matches, file, f"nonsym/tol{tolerance:g}")
+    np.testing.assert_array_equal(matches.confidence, file[f"nonsym/tol{tolerance:g}/conf"])
 
 
 def test_both_network_orders(file) -> None:
@@ -77,6 +77,7 @@ def test_both_network_orders(file) -> None:
     backward = maps(file, "sym/desc12", "sym/desc22", "sym/q12", "sym/q22")
     matches = match_symmetric(forward, backward, step=4)
     assert_same(matches, file, "sym")
+    assert matches.confidence is not None
     np.testing.assert_allclose(matches.confidence, file["sym/conf"], rtol=1e-6, atol=0)
 
 

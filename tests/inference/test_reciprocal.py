@@ -103,13 +103,18 @@ def test_a_rounding_difference_does_not_decide() -> None:
 
 def test_lower_precision_of_products_does_not_change_the_answer() -> None:
     bank, asked = random_map(24, 24, 24), random_map(8, 8, 24, seed=1).flatten(0, 1)
+    bank[12:] = F.normalize(bank[:12] + 1e-4, dim=-1)  # nearly equal pixels
     expected = brute_force(asked, bank.flatten(0, 1))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(DescriptorTiles(bank).nearest(asked), expected)
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")
+        assert nearest._roundoff("cpu") == 2.0**-7
         assert torch.equal(DescriptorTiles(bank).nearest(asked), expected)
     finally:
         torch.set_float32_matmul_precision(before)
+    assert nearest._roundoff("cpu") == nearest._roundoff("cuda") == 2.0**-24
 
 
 def test_euclidean_neighbours() -> None:
@@ -204,6 +209,7 @@ def test_a_predicted_pair_gives_both_network_orders() -> None:
     np.testing.assert_array_equal(both.index1, one.index1)
     q1, q2 = (q.flatten().numpy() for q in (forward.confidence1, forward.confidence2))
     np.testing.assert_array_equal(both.confidence, np.sqrt(q1[both.index1] * q2[both.index2]))
+    assert one.confidence is not None
     np.testing.assert_array_equal(one.inside(2).confidence, one.confidence[_kept(one, 2)])
 
 
@@ -228,9 +234,9 @@ def test_wrong_input_is_named() -> None:
     with pytest.raises(ValueError, match="at least 1 pixel"):
         reciprocal_matches(d, d, 0)
     with pytest.raises(ValueError, match="explicit seeds"):
-        reciprocal_matches(d, d, 4, tolerance_px=2)
+        reciprocal_matches(d, d, 4, tolerance_px=2.0)
     with pytest.raises(ValueError, match="not be negative"):
-        reciprocal_matches(d, d, np.array([[1, 1]]), tolerance_px=-1)
+        reciprocal_matches(d, d, np.array([[1, 1]]), tolerance_px=-1.0)
     with pytest.raises(ValueError, match="integer pixels"):
         reciprocal_matches(d, d, np.array([[1.5, 2.0]]))
     with pytest.raises(ValueError, match="inside the image"):

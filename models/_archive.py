@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ._pickle import interpret
-from ._stored import StoredTensor
+from ._stored import StoredTensor, shown
 
 MAX_DIRECTORY_BYTES = 4 * 2**20  # of the list of entries; 1000 tensors take 80 kB
 MAX_PROGRAM_BYTES = 16 * 2**20  # of the pickle; 1000 tensors take 150 kB
@@ -85,7 +85,7 @@ class TorchArchive:
             name = f"{self._root}/data/{entry.key}"
             start, size = self._checked_span(name)
             if start % entry.dtype.itemsize:
-                raise ValueError(f"{self.path}: {name} is not aligned; {_SAVE_AGAIN}")
+                raise ValueError(f"{self.path}: {shown(name)} is not aligned; {_SAVE_AGAIN}")
             flat[index] = torch.frombuffer(
                 self._map, dtype=entry.dtype, count=size // entry.dtype.itemsize, offset=start
             )
@@ -120,7 +120,7 @@ class TorchArchive:
 
     def _read(self, name: str, limit: int) -> bytes:
         if self._entries[name].file_size > limit:
-            raise ValueError(f"{self.path}: {name} is larger than {limit} bytes")
+            raise ValueError(f"{self.path}: {shown(name)} is larger than {limit} bytes")
         start, size = self._checked_span(name)
         return self._map[start : start + size]
 
@@ -129,18 +129,18 @@ class TorchArchive:
         entry = self._entries[name]
         header = self._map[entry.header_offset : entry.header_offset + _LOCAL_HEADER.size]
         if len(header) < _LOCAL_HEADER.size or not header.startswith(_ZIP_MAGIC):
-            raise ValueError(f"{self.path} is damaged: {name} is not where it should be")
+            raise ValueError(f"{self.path} is damaged: {shown(name)} is not where it should be")
         _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
         start = entry.header_offset + _LOCAL_HEADER.size + name_length + extra_length
         end = start + entry.file_size
         if end > len(self._map):
-            raise ValueError(f"{self.path} is cut short: {name} ends behind the end of the file")
+            raise ValueError(f"{self.path} is cut short: {shown(name)} ends behind its end")
         if name not in self._checked:
             with memoryview(self._map) as whole, whole[start:end] as part:
                 if zlib.crc32(part) != entry.CRC:
                     raise ValueError(
-                        f"{self.path} is damaged: the checksum of {name} is wrong; fetch the file "
-                        "again (or, if it was written with checksums switched off, "
+                        f"{self.path} is damaged: the checksum of {shown(name)} is wrong; fetch "
+                        "the file again (or, if it was written with checksums switched off, "
                         f"{_SAVE_AGAIN})"
                     )
             self._checked.add(name)
@@ -187,11 +187,21 @@ class _BoundedFile(io.FileIO):
         return super().read(wanted)
 
 
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    NotImplementedError,
+    ValueError,
+    OverflowError,
+    OSError,
+    struct.error,
+)
+
+
 def _read_directory(path: Path, file: _BoundedFile) -> dict[str, zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error) as error:
+    except _ZIP_ERRORS as error:
         raise ValueError(f"{path} is damaged or cut short: {error}") from error
     by_name = {entry.filename: entry for entry in entries}
     if len(by_name) != len(entries):
@@ -203,4 +213,6 @@ def _read_directory(path: Path, file: _BoundedFile) -> dict[str, zipfile.ZipInfo
             raise ValueError(f"{path} is encrypted")
         if entry.header_offset < 0:
             raise ValueError(f"{path} is damaged: an entry lies before the file")
+    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise ValueError(f"{path} is damaged: its entries are larger than the file")
     return by_name

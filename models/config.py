@@ -203,7 +203,7 @@ class ModelConfig:
         unknown = sorted(set(map(str, data)) - known)
         if unknown:
             raise ValueError(
-                f"unknown fields in the model configuration: {', '.join(unknown)}; "
+                f"unknown fields in the model configuration: {_clipped_list(unknown)}; "
                 "was the checkpoint written by a newer version of weav3r?"
             )
         values = {key: _from_plain(key, value) for key, value in data.items()}
@@ -265,6 +265,12 @@ def check_number(name: str, value: Any, bounds: Bounds) -> None:
 def _clipped(value: Any) -> str:
     text = repr(value) if not isinstance(value, int) or value.bit_length() < 200 else "a huge one"
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _clipped_list(names: list[str]) -> str:
+    text = ", ".join(names)
+    text = text if len(text) <= 300 else text[:297] + "..."
+    return text if text.isprintable() else ascii(text)
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -391,7 +397,9 @@ def config_from_published(data: Mapping[str, Any]) -> ModelConfig:
 def _check_published(data: Mapping[str, Any]) -> None:
     unknown = sorted(set(map(str, data)) - set(_PUBLISHED_NAMES) - _PUBLISHED_IGNORED)
     if unknown:
-        raise ValueError(f"unknown fields in a published model configuration: {', '.join(unknown)}")
+        raise ValueError(
+            f"unknown fields in a published model configuration: {_clipped_list(unknown)}"
+        )
     for field in ("head_type", "output_mode", "pos_embed", "freeze"):
         if not isinstance(data.get(field, ""), str):
             raise ValueError(f"{field} must be text, got {_clipped(data[field])}")

@@ -67,10 +67,12 @@ def read_published(path: Path) -> PublishedCheckpoint:
     archive = TorchArchive(path)
     try:
         content = archive.value
+        if isinstance(content, dict) and _is_state(content):
+            content = {"model": content}
         if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
             raise ValueError(
                 "expected a dictionary with the weights under 'model', as the training scripts of "
-                "CroCo, DUSt3R and MASt3R write it"
+                "CroCo, DUSt3R and MASt3R write it, or the weights alone"
             )
         stored = _weights(content["model"])
         arguments = _plain_arguments(content.get("args"))
@@ -169,6 +171,10 @@ def _clipped(text: str) -> str:
     return ascii(text if len(text) <= 100 else text[:97] + "...")
 
 
+def _is_state(content: Mapping[Any, Any]) -> bool:
+    return bool(content) and all(isinstance(value, StoredTensor) for value in content.values())
+
+
 def _weights(model: Mapping[Any, Any]) -> dict[str, StoredTensor]:
     stored: dict[str, StoredTensor] = {}
     for key, value in model.items():
@@ -213,11 +219,15 @@ def _find_config(
             return _named(config_from_published(values), stem)
         return _named_completion(values, stem)
     if keywords is not None:
-        if not isinstance(keywords, dict) or not _is_plain(keywords):
+        if not isinstance(keywords, dict) or not _is_plain(keywords) or not _are_names(keywords):
             raise ValueError("croco_kwargs holds something other than plain values")
         return _named_completion(keywords, stem)
     shapes = {key: entry.shape for key, entry in stored.items()}
     return _recognised(shapes, stem)
+
+
+def _are_names(keywords: Mapping[str, Any]) -> bool:
+    return all(key.isidentifier() and len(key) < 100 for key in keywords)
 
 
 def _named(config: ModelConfig, stem: str) -> tuple[ModelConfig, str]:

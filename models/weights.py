@@ -52,7 +52,8 @@ def load_weights(
     if any(problems.values()):
         counts = ", ".join(f"{len(names)} {kind}" for kind, names in problems.items() if names)
         lines = [f"  {kind}: {name}" for kind, names in problems.items() for name in names]
-        raise ValueError("\n".join([f"{origin} does not fit the network: {counts}", *lines]))
+        safe = (line if line.isprintable() else ascii(line)[1:-1] for line in lines)
+        raise ValueError("\n".join([f"{origin} does not fit the network ({counts}):", *safe]))
     if assign:
         state = _unshared({key: value.to(own[key].dtype) for key, value in state.items()})
     model.load_state_dict(state, strict=True, assign=assign)

@@ -339,6 +339,19 @@ def test_two_entries_of_one_name(tmp_path: Path) -> None:
     assert "two entries of the same name" in refusal(path)
 
 
+def test_entries_that_overlap(tmp_path: Path) -> None:
+    """Each checksum would be computed over the same bytes again."""
+    path = tmp_path / "overlap.pth"
+    entries = {f"data/{i}": bytes(1000) for i in range(20)}
+    data = bytearray(write_archive(path, b"N.", entries).read_bytes())
+    at = [i for i in range(len(data)) if data[i : i + 4] == b"PK\1\2"][1:]
+    for start in at:
+        data[start + 42 : start + 46] = data[at[0] + 42 : at[0] + 46]
+        data[start + 20 : start + 28] = struct.pack("<II", 4000, 4000)
+    path.write_bytes(data)
+    assert "its entries are larger than the file" in refusal(path)
+
+
 def test_byte_order(tmp_path: Path) -> None:
     other = {"little": b"big", "big": b"little"}[sys.byteorder]
     path = write_archive(tmp_path / "big.pth", b"N.", {"byteorder": other})

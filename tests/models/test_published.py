@@ -27,7 +27,7 @@ from weav3r.models.published import (
     read_completion_weights,
     read_published,
 )
-from weav3r.models.weights import duplicate_decoder, load_weights
+from weav3r.models.weights import load_weights
 
 TINY = {
     "enc_embed_dim": 32,
@@ -235,6 +235,8 @@ def test_files_without_arguments_are_recognised(
     assert found.config == small[name] and found.name == name
     state = {k: v for k, v in linear.state_dict().items() if not k.startswith("dec_blocks2.")}
     assert read_published(save(tmp_path / file, state, None)).name == name
+    torch.save(state, tmp_path / file)
+    assert read_published(tmp_path / file).name == name
 
 
 def test_croco_v1_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,6 +327,7 @@ def test_constructor_literals() -> None:
         ({"model": {1: torch.ones(1)}}, "something that is no tensor: '1'"),
         ({"model": {"a": torch.arange(3)}}, "'a' is of type torch.int64"),
         ({"model": {"a": torch.ones(1)}, "croco_kwargs": [1]}, "croco_kwargs holds"),
+        ({"model": {"a": torch.ones(1)}, "croco_kwargs": {"a\x1b": 1}}, "croco_kwargs holds"),
     ],
 )
 def test_other_contents(tmp_path: Path, content: Any, message: str) -> None:
@@ -391,9 +394,10 @@ def test_all_missing_weights_are_listed(linear: TwoViewModel) -> None:
         load_weights(linear, {}, origin="nothing")
     lines = str(caught.value).splitlines()
     count = len(linear.state_dict())
-    assert lines[0] == f"nothing does not fit the network: {count} missing"
+    assert lines[0] == f"nothing does not fit the network ({count} missing):"
     assert len(lines) == count + 1
-    assert duplicate_decoder({}) == {}
+    with pytest.raises(ValueError, match=r"unexpected: a\\x1b\[31m\\nb"):
+        load_weights(linear, {"a\x1b[31m\nb": torch.ones(1)})
 
 
 MANIFESTS = json.loads(

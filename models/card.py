@@ -40,6 +40,15 @@ class Provenance:
         """Whether the licence forbids commercial use."""
         return bool(re.search(r"(?<![a-z])nc(?![a-z])|non-?commercial", self.licence.lower()))
 
+    def derived(self, base_model: str) -> Provenance:
+        """Describe weights whose training starts from these: the licence stays, metrics do not.
+
+        Args:
+            base_model: what to call these weights.
+        """
+        trained = f"Started from {base_model}. {self.training_data}".strip()
+        return Provenance(self.licence, trained, base_model=base_model)
+
     def to_metadata(self) -> dict[str, str]:
         """Give text entries for the header of a safetensors file."""
         if self == Provenance():

@@ -177,7 +177,7 @@ def write_tensors(
             for key in tensors:
                 for name, value in pack_tensor(key, tensors[key], dtype).items():
                     stream.seek(len(header) + offsets[name])
-                    stream.write(value.reshape(-1).view(torch.uint8).numpy())
+                    stream.write(value.reshape(-1).view(torch.uint8).numpy().data)
         os.replace(partial, file)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(file)) from error

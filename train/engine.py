@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..models.card import PUBLISHED_LICENCE, Provenance
 from ..models.config import PRESETS, ModelConfig
 from ..models.loading import load_model
-from ..models.published import read_completion_weights
+from ..models.published import is_torch_archive, read_completion_weights
 from ..models.storage import save_checkpoint
 from ..models.two_view import TwoViewModel
 from ..models.weights import initialise_from_croco
@@ -131,11 +132,22 @@ def build_model(recipe: Recipe) -> TwoViewModel:
     """
     completion = None if recipe.init is None else _completion_weights(recipe.init)
     if recipe.init is not None and completion is None:
-        return load_model(recipe.init, device="cpu")
+        model = load_model(recipe.init, device="cpu")
+        known = model.provenance or Provenance()
+        model.provenance = known.derived(_base_name(recipe.init))
+        return model
     model = _fresh_model(recipe)
-    if completion is not None:
-        initialise_from_croco(model, completion, origin=str(recipe.init))
+    if recipe.init is not None and completion is not None:
+        initialise_from_croco(model, completion, origin=recipe.init)
+        licence = PUBLISHED_LICENCE if is_torch_archive(Path(recipe.init).expanduser()) else ""
+        model.provenance = Provenance(licence).derived(_base_name(recipe.init))
     return model
+
+
+def _base_name(init: str) -> str:
+    """Name initial weights without telling others where they lay on this machine."""
+    path = Path(init).expanduser()
+    return path.name if path.exists() else init
 
 
 def _completion_weights(init: str) -> dict[str, Tensor] | None:

@@ -120,7 +120,7 @@ def test_from_the_published_classes(head: Mapping[str, Any], tmp_path: Path) -> 
 @pytest.mark.parametrize("head", HEADS)
 def test_to_the_published_classes(head: Mapping[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(0)
-    ours = TwoViewModel(config_from_published(TINY | head))
+    ours = TwoViewModel(config_from_published({**TINY, **head}))
     ours.save_pretrained(tmp_path, layout="published")
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["depth_mode"] == ["exp", -math.inf, math.inf]

@@ -285,6 +285,7 @@ def test_push_and_load(
     assert url.endswith("/me/new")
     files = hub.revisions["me/new"]["main"]
     assert sorted(files) == ["README.md", "config.json", "model.safetensors"]
+    assert isinstance(files["README.md"], bytes)
     card = files["README.md"].decode()
     assert 'load_model("me/new")' in card and "license: cc-by-nc-4.0" in card
     assert "| AUC@5 | 0.5 |" in card and str(tmp_path) not in card

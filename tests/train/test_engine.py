@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from weav3r.croco_like import CrocoConfig, CrocoModel
 from weav3r.datasets.views import ViewBatch
+from weav3r.models.card import Provenance
 from weav3r.models.config import ModelConfig
 from weav3r.models.loading import load_model
 from weav3r.train.config import Recipe, load_recipe
@@ -180,6 +181,16 @@ def test_models_by_name_and_from_weights(make_recipe, make_scenes, tmp_path) -> 
     )
 
 
+def test_the_licence_of_the_initial_weights_stays(make_recipe, make_scenes, tmp_path) -> None:
+    start = build_model(make_recipe())
+    stated = Provenance("CC BY-NC 4.0", "Photos.", {"AUC@5": "0.5"}, description="Good.")
+    start.save_pretrained(tmp_path / "start", provenance=stated)
+    recipe = make_recipe(steps=1, init=str(tmp_path / "start"))
+    result = train(recipe, output=tmp_path / "run", device="cpu", make_scenes=make_scenes)
+    tuned = load_model(result.weights, device="cpu").provenance
+    assert tuned == Provenance("CC BY-NC 4.0", "Started from start. Photos.", base_model="start")
+
+
 def completion_file(config: ModelConfig, path: Path, position: str) -> dict[str, Tensor]:
     """Write a completion network with the transformer of a two-view network; give its weights."""
     kwargs = {
@@ -207,6 +218,8 @@ def test_a_completion_network_starts_the_transformer(make_recipe, tmp_path, name
     model = build_model(dataclasses.replace(recipe, init=str(tmp_path / name)))
     assert model.config == config
     found = model.state_dict()
+    assert model.provenance is not None and model.provenance.base_model == name
+    assert model.provenance.non_commercial == (name == "croco.pth")  # the published files are
     for key in ("enc_blocks.0.attn.qkv.weight", "dec_blocks.0.cross_attn.projk.weight"):
         assert torch.equal(found[key], weights[key])
         assert torch.equal(found[key.replace("dec_blocks", "dec_blocks2")], weights[key])

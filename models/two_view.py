@@ -30,7 +30,8 @@ from .outputs import (
 
 if TYPE_CHECKING:
     from .card import Provenance
-    from .convert import SavedFolder
+    from .convert import Layout, SavedFolder
+    from .storage import StorageDtype
 
 __all__ = [
     "PRESETS",
@@ -109,14 +110,20 @@ class TwoViewModel(nn.Module):
 
         return load_model(source, **options)
 
-    def save_pretrained(self, folder: str | Path, **options: Any) -> SavedFolder:
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        dtype: StorageDtype = "float32",
+        layout: Layout = "weav3r",
+        provenance: Provenance | None = None,
+    ) -> SavedFolder:
         """Write weights, configuration and model card into a folder.
 
         Args:
             folder: made if needed; files of these names in it are replaced.
-            **options: of `weav3r.models.convert.save_pretrained`: `dtype` of the stored weights
-                ("float32", "float16", "bfloat16", "int8"), `layout` ("weav3r", or "published" for
-                classes of the published code), `provenance` (None: that of this network).
+            dtype: of the stored weights: "float32", "float16", "bfloat16" or "int8".
+            layout: "weav3r", or "published" for classes of the published code.
+            provenance: what to state in file and card; None: that of this network.
 
         Returns:
             The weights file, its size and SHA-256.
@@ -127,7 +134,7 @@ class TwoViewModel(nn.Module):
         """
         from .convert import save_pretrained
 
-        return save_pretrained(self, folder, **options)
+        return save_pretrained(self, folder, dtype=dtype, layout=layout, provenance=provenance)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload weights, configuration and model card to the Hub.

@@ -142,6 +142,33 @@ def models_convert(
     _say(f"{saved.tensors} tensors, {_size(saved.bytes)}, {_licence(saved.provenance)}")
 
 
+@app.command("export")
+def models_export(
+    source: Annotated[str, typer.Argument(help=SOURCES)],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Write encoder.onnx and decoder.onnx.")
+    ] = False,
+    external_data: Annotated[
+        bool,
+        typer.Option("--external-data", help="Weights in files of their own, as above 2 GB."),
+    ] = False,
+    offline: OfflineOption = False,
+) -> None:
+    """Export a checkpoint for other runtimes, with batch, height and width left free."""
+    from .models import load_model
+    from .models.onnx_export import export_onnx, require_packages
+
+    if not onnx:
+        raise ValueError("say what to export to: --onnx")
+    require_packages()
+    prepare_model(source)
+    written = export_onnx(load_model(source, device="cpu"), out, external_data or None)
+    for file, size in zip((written.encoder, written.decoder), written.bytes.values(), strict=True):
+        _say(f"{file}  {_size(size)}")
+    _say(written.readme)
+
+
 def _say(line: object) -> None:
     output.print(str(line), highlight=False, markup=False, soft_wrap=True)
 

@@ -16,6 +16,7 @@ from typing import Literal, TypeVar, get_args
 import torch
 from torch import Tensor
 
+from ..models.mapped import page_out
 from ..models.two_view import EncodedImages, PairPrediction, TwoViewModel, ViewPrediction
 from .images import View
 
@@ -81,6 +82,7 @@ def encode_views(
                 encoded[index] = batch.select([position])
             if progress is not None:
                 progress(len(chunk))
+    page_out([model.patch_embed, model.enc_blocks])  # decoding pairs does not read them
     return [encoded[i] for i in range(len(views))]
 
 

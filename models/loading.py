@@ -10,6 +10,7 @@ from ..croco_like.attention import AttentionBackend, set_attention_backend
 from .card import warn_of_licence
 from .checkpoint import Checkpoint, open_checkpoint
 from .config import ModelConfig
+from .mapped import mark_mapped
 from .two_view import TwoViewModel
 from .weights import load_weights
 
@@ -56,7 +57,10 @@ def load_model(
     target = resolve_device(device)  # a wrong one fails before the weights are read
     checkpoint = open_checkpoint(source, revision=revision, offline=offline, cache_dir=cache_dir)
     model = empty_model(checkpoint.config, checkpoint)
-    load_weights(model, dict(checkpoint.tensors), origin=checkpoint.origin, assign=True)
+    tensors = dict(checkpoint.tensors)
+    load_weights(model, tensors, origin=checkpoint.origin, assign=True)
+    views = getattr(checkpoint.tensors, "views", tensors.keys())
+    mark_mapped(model, [tensors[name] for name in views])
     model.provenance = checkpoint.provenance
     warn_of_licence(checkpoint.origin, checkpoint.provenance, checkpoint.config)
     set_attention_backend(model, attention)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..croco_like.linear import runs_eagerly
 from .config import ConfidenceMode, PointMode
 
 RAY_EXTENT = 0.6  # X/Z at the end of the long image side when the head says 0: 62 degrees wide
@@ -215,5 +216,6 @@ def activate_confidence(logit: Tensor, mode: ConfidenceMode) -> Tensor:
 
 
 def activate_descriptors(raw: Tensor) -> Tensor:
-    """Scale the last axis to unit length."""
-    return raw / torch.linalg.vector_norm(raw, dim=-1, keepdim=True)
+    """Scale the last axis to unit length; in place when nothing records gradients."""
+    norm = torch.linalg.vector_norm(raw, dim=-1, keepdim=True)
+    return raw.div_(norm) if runs_eagerly() else raw / norm

@@ -59,6 +59,7 @@ class TensorFile(LazyTensors):
 
     Attributes:
         metadata: text entries of the header.
+        views: names of the tensors that are views of the file.
 
     Raises:
         ValueError: if the file is not readable as safetensors; also by reading a tensor.
@@ -76,6 +77,9 @@ class TensorFile(LazyTensors):
                 for key in self._handle.keys()
                 if not key.endswith(SCALE_SUFFIX)
             }
+            self.views = frozenset(
+                key for key in self.shapes if self._handle.get_slice(key).get_dtype() == "F32"
+            )
 
     def __getitem__(self, key: str) -> Tensor:
         if key not in self.shapes:

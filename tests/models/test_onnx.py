@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import weav3r
+from weav3r.cli import app
 from weav3r.models import PRESETS, TwoViewModel
 from weav3r.models.onnx_export import OnnxExport, encoded_names, export_onnx, prediction_names
 from weav3r.models.onnx_runtime import OnnxFeatures, OnnxTwoViewModel
@@ -32,10 +34,14 @@ Exported = tuple[TwoViewModel, OnnxExport]
 
 @pytest.fixture(scope="module")
 def bundled(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """The bundled network."""
+    """The bundled network, exported by the command."""
     pytest.importorskip("onnxscript")
-    model = weav3r.load_model("weav3r-small", device="cpu")
-    return model, export_onnx(model, tmp_path_factory.mktemp("onnx"))
+    folder = tmp_path_factory.mktemp("onnx")
+    run = CliRunner().invoke(app, ["models", "export", "weav3r-small", str(folder), "--onnx"])
+    assert run.exit_code == 0, run.output
+    files = [folder / name for name in ("encoder.onnx", "decoder.onnx", "README.md")]
+    sizes = {file.name: file.stat().st_size for file in files[:2]}
+    return weav3r.load_model("weav3r-small", device="cpu"), OnnxExport(*files, sizes)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +96,7 @@ def largest_deviation(exported: Exported, sizes, batch: int = 1) -> float:
 @pytest.mark.parametrize("sizes", SIZES)
 def test_bundled_network_is_the_same_at_every_size(bundled: Exported, sizes) -> None:
     assert largest_deviation(bundled, sizes) < TOLERANCE
+    assert OnnxTwoViewModel(bundled[1].encoder.parent).licence == "Apache-2.0"
 
 
 @pytest.mark.slow
@@ -146,6 +153,12 @@ def test_runtime_refuses_what_does_not_fit(published: Exported) -> None:
     one = runtime.encode(np.zeros((1, 3, 48, 64), np.float32))
     with pytest.raises(ValueError, match="as many first as second images, got 1 and 2"):
         runtime.decode(one, one.select([0, 0]))
+
+
+def test_command_wants_a_format(tmp_path: Path) -> None:
+    run = CliRunner().invoke(app, ["models", "export", "weav3r-small", str(tmp_path / "out")])
+    assert isinstance(run.exception, ValueError) and "--onnx" in str(run.exception)
+    assert not (tmp_path / "out").exists()
 
 
 def test_features_are_selected_together() -> None:

@@ -60,7 +60,7 @@ def reconstruct(
 
     Args:
         photos: a folder, or a list of files, (H, W, 3) uint8 RGB arrays or PIL images.
-        model: a loaded model, a bundled name, a folder or a .safetensors file.
+        model: a loaded model, or anything that `load_model` takes.
         device: "auto", "cpu", "cuda", "mps", ...; ignored for a loaded model.
         size: long side of the network's input in pixels; default: the best measured for the model.
         graph: which pairs are compared, see `make_pairs`.

@@ -15,7 +15,7 @@ from ..models.two_view import TwoViewModel
 from .defaults import inference_size
 from .images import View, load_images
 from .matching import Matches, MatchingOptions, match_pair, merge_matches
-from .predict import encode_views, predict_pairs
+from .predict import Precision, encode_views, predict_pairs
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,7 @@ def match(
     *,
     device: str = "auto",
     size: int | None = None,
+    precision: Precision = "float32",
     min_confidence: float = 0.0,
     options: MatchingOptions | None = None,
 ) -> PairMatch:
@@ -162,9 +163,10 @@ def match(
 
     Args:
         image1, image2: paths of the photos.
-        model: a loaded model, a bundled name, a folder or a .safetensors file.
+        model: a loaded model, or anything that `load_model` takes.
         device: "auto", "cpu", "cuda", ...; ignored for a loaded model.
         size: long side of the network's input in pixels; default: the best measured for the model.
+        precision: of the network's matrix products, see `reconstruct`.
         min_confidence: matches below are dropped.
         options: see `MatchingOptions`.
 
@@ -184,8 +186,8 @@ def match(
     if loaded.skipped:
         raise ValueError("; ".join(str(problem) for problem in loaded.skipped))
     view1, view2 = loaded.views
-    encoded = encode_views(model, [view1, view2])
-    result = next(predict_pairs(model, encoded, [(0, 1)]))
+    encoded = encode_views(model, [view1, view2], precision=precision)
+    result = next(predict_pairs(model, encoded, [(0, 1)], precision=precision))
     matches = merge_matches(*match_pair(result, view1, view2, options))
     return PairMatch(view1, view2, matches.select(matches.confidence >= min_confidence))
 

@@ -44,6 +44,9 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.
 SizeOption = Annotated[
     int | None, typer.Option(help="Long side of the network's input, pixels; default: by model.")
 ]
+PrecisionOption = Annotated[
+    str, typer.Option(help="Of the network: float32, bfloat16 or float16 (faster on GPUs).")
+]
 
 
 def _version(show: bool) -> None:
@@ -91,6 +94,7 @@ def reconstruct(
     ] = "auto",
     cameras: Annotated[str, typer.Option(help="Cameras from: auto, matches, pointmaps.")] = "auto",
     depth: Annotated[str, typer.Option(help="Depth from: auto, sweep, pointmaps.")] = "auto",
+    precision: PrecisionOption = "float32",
     min_confidence: Annotated[
         float | None, typer.Option(help="Leave out points below this confidence.")
     ] = None,
@@ -116,6 +120,7 @@ def reconstruct(
         graph=graph,
         cameras=cameras,  # type: ignore[arg-type]
         depth=depth,  # type: ignore[arg-type]
+        precision=precision,  # type: ignore[arg-type]
         progress=not quiet,
     )
     options: dict[str, Any] = {}
@@ -143,6 +148,7 @@ def match(
     offline: OfflineOption = False,
     device: DeviceOption = "auto",
     size: SizeOption = None,
+    precision: PrecisionOption = "float32",
     min_confidence: Annotated[float, typer.Option(help="Drop matches below.")] = 0.0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No summary.")] = False,
 ) -> None:
@@ -155,7 +161,11 @@ def match(
         _check_writable(out, "--output")
     prepare_model(model)
     pair = weav3r.match(
-        image1, image2, model=model, device=device, size=size, min_confidence=min_confidence
+        *(image1, image2, model),
+        device=device,
+        size=size,
+        precision=precision,  # type: ignore[arg-type]
+        min_confidence=min_confidence,
     )
     if out is not None:
         pair.save(out)

@@ -1,7 +1,7 @@
 """Time one reciprocal matching call against brute force and against the gated search.
 
-python benchmarks/reciprocal_matching.py --threads 1
-python benchmarks/reciprocal_matching.py --height 192 --width 256 --noise 0.03 --skip-brute-force
+python benchmarks/bench_reciprocal.py --threads 1
+python benchmarks/bench_reciprocal.py --height 192 --width 256 --noise 0.03 --skip-brute-force
 
 A curved wall is seen by two cameras. Descriptors are noisy functions of the 3D point, pointmaps
 carry `--noise` (relative). Brute force walks the same seeds without memory and multiplies with the

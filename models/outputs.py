@@ -123,13 +123,13 @@ class ViewPrediction:
     descriptors: Tensor | None = None
     descriptor_confidence: Tensor | None = None
 
-    def select(self, index: slice | Tensor) -> ViewPrediction:
-        """Pick elements of the batch."""
-        return self._map(lambda field: field[index])
+    def select(self, index: int | slice | Tensor) -> ViewPrediction:
+        """Pick elements of the batch; a number takes one out, without batch axis."""
+        return self.map(lambda field: field[index])
 
     def transpose(self) -> ViewPrediction:
         """Exchange rows and columns of the maps; the values stay."""
-        return self._map(lambda field: field.transpose(1, 2))
+        return self.map(lambda field: field.transpose(1, 2))
 
     @staticmethod
     def cat(parts: Sequence[ViewPrediction]) -> ViewPrediction:
@@ -140,7 +140,8 @@ class ViewPrediction:
     def _fields(self) -> tuple[Tensor | None, ...]:
         return (self.pointmap, self.confidence, self.descriptors, self.descriptor_confidence)
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> ViewPrediction:
+    def map(self, function: Callable[[Tensor], Tensor]) -> ViewPrediction:
+        """Apply a function to every map there is."""
         mapped = (None if field is None else function(field) for field in self._fields())
         return ViewPrediction(*mapped)  # pyright: ignore[reportArgumentType]
 
@@ -157,8 +158,8 @@ class PairPrediction:
     view1: ViewPrediction
     view2: ViewPrediction
 
-    def select(self, index: slice | Tensor) -> PairPrediction:
-        """Pick pairs of the batch."""
+    def select(self, index: int | slice | Tensor) -> PairPrediction:
+        """Pick pairs of the batch; a number takes one out, without batch axis."""
         return PairPrediction(self.view1.select(index), self.view2.select(index))
 
     @staticmethod

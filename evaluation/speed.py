@@ -113,7 +113,7 @@ def measure_speed(
         size = _image_size(settings.size, model)
         load = load_average()
         if settings.compile:
-            _compile_blocks(model)
+            model.compile_blocks()
         with torch.inference_mode(), _precision(settings.dtype, device):
             stages = _measure_pair(model, size, settings, say)
         graph = None
@@ -228,12 +228,6 @@ def _image_size(size: int | tuple[int, int] | None, model: TwoViewModel) -> tupl
 
 def _pairs(images: int, graph: str) -> list[tuple[int, int]]:
     return make_pairs(images, "swin-3-noncyclic" if graph == "linear" else graph)
-
-
-def _compile_blocks(model: TwoViewModel) -> None:
-    """Compile block by block: equal blocks share the code, and hooks keep working."""
-    for block in (*model.enc_blocks, *model.dec_blocks, *model.dec_blocks2):
-        block.compile()
 
 
 @contextmanager

@@ -247,3 +247,18 @@ def test_joining_needs_equal_sizes(tiny: TwoViewModel) -> None:
 def test_image_sides_must_fit_the_patches(tiny: TwoViewModel) -> None:
     with pytest.raises(ValueError, match="multiples of patch_size=16, got 30x32"):
         tiny.encode(torch.zeros(1, 3, 30, 32))
+
+
+@torch.no_grad()
+def test_compiled_blocks_give_the_same(any_tiny: TwoViewModel) -> None:
+    images = random_images(2, 3, 32, 48), random_images(2, 3, 32, 48, seed=1)
+    expected = any_tiny(*images)
+    calls = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]):
+        calls.append(graph)
+        return graph.forward
+
+    any_tiny.compile_blocks(backend=backend)
+    assert_same_pair(any_tiny(*images), expected)
+    assert calls

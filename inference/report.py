@@ -24,6 +24,24 @@ class RejectedPair:
 
 
 @dataclass(frozen=True)
+class EdgeReport:
+    """What a pair of images says of the cameras that came out.
+
+    Attributes:
+        first, second: indices of the images, first < second.
+        matches: matches found between them.
+        fitting: those within 4 px (at a long side of 640) of their epipolar lines.
+        residual_px: median epipolar distance of those, original pixels; None without any.
+    """
+
+    first: int
+    second: int
+    matches: int
+    fitting: int
+    residual_px: float | None
+
+
+@dataclass(frozen=True)
 class SceneReport:
     """Account of a reconstruction.
 
@@ -32,6 +50,7 @@ class SceneReport:
         problems: files that were skipped, and warnings about used ones.
         pairs: (i, j) indices into `images` of the pairs that support the result.
         rejected: pairs that were looked at and not believed.
+        edges: how well the matches of each pair fit the result; empty where none were made.
         components: groups of image names that share one world frame, largest first.
         timings_s: seconds per stage, in the order of the stages.
         warnings: sentences about the result as a whole.
@@ -43,6 +62,7 @@ class SceneReport:
     problems: list[ImageProblem] = field(default_factory=list)
     pairs: list[tuple[int, int]] = field(default_factory=list)
     rejected: list[RejectedPair] = field(default_factory=list)
+    edges: list[EdgeReport] = field(default_factory=list)
     components: list[list[str]] = field(default_factory=list)
     timings_s: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -67,6 +87,8 @@ class SceneReport:
             known["problems"] = [ImageProblem(**p) for p in known["problems"]]
         if "rejected" in known:
             known["rejected"] = [RejectedPair(**r) for r in known["rejected"]]
+        if "edges" in known:
+            known["edges"] = [EdgeReport(**e) for e in known["edges"]]
         if "pairs" in known:
             known["pairs"] = [(int(i), int(j)) for i, j in known["pairs"]]
         return cls(**known)

@@ -325,8 +325,9 @@ class Scene:
         """Write the scene; the suffix picks the format. The scene itself is never changed.
 
         .glb: points and cameras for viewers (`export.glb`); .ply: points (`export.ply`); .npz:
-        everything, to be loaded again (`export.npz`); .json: nerfstudio (`export.nerfstudio`); a
-        folder: "colmap", "npz" or "nerfstudio", by default a COLMAP model and scene.npz.
+        everything, to be loaded again (`export.npz`); .json: nerfstudio (`export.nerfstudio`);
+        .html: the report as a page (`export.html`); a folder: "colmap", "npz" or "nerfstudio", by
+        default a COLMAP model and scene.npz.
 
         Args:
             path: file or folder; parent folders are made, existing files replaced at once.

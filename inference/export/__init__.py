@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .colmap import save_colmap
 from .glb import save_glb
+from .html import save_html
 from .nerfstudio import save_nerfstudio
 from .npz import SCENE_FILE, load_npz, save_npz
 from .ply import save_ply
@@ -14,12 +15,24 @@ from .ply import save_ply
 if TYPE_CHECKING:
     from ..scene import Scene
 
-FORMAT_OF_SUFFIX = {".glb": "glb", ".ply": "ply", ".npz": "npz", ".json": "nerfstudio"}
-_WRITERS = {"glb": save_glb, "ply": save_ply, "npz": save_npz, "nerfstudio": save_nerfstudio}
+FORMAT_OF_SUFFIX = {
+    ".glb": "glb",
+    ".ply": "ply",
+    ".npz": "npz",
+    ".json": "nerfstudio",
+    ".html": "html",
+}
+_WRITERS = {
+    "glb": save_glb,
+    "ply": save_ply,
+    "npz": save_npz,
+    "nerfstudio": save_nerfstudio,
+    "html": save_html,
+}
 _FILE_IN_FOLDER = {"npz": SCENE_FILE, "nerfstudio": "transforms.json"}
 _HELP = (
-    "use a name that ends in .glb, .ply, .npz or .json, or a folder (format 'colmap', 'npz' or "
-    "'nerfstudio')"
+    "use a name that ends in .glb, .ply, .npz, .json or .html, or a folder (format 'colmap', "
+    "'npz' or 'nerfstudio')"
 )
 
 
@@ -27,7 +40,7 @@ def check_target(path: Path, format: str | None = None) -> str:
     """Name the writer for `path` before any long work is done; see `Scene.save`.
 
     Returns:
-        The format: "glb", "ply", "npz", "nerfstudio" or "colmap".
+        The format: "glb", "ply", "npz", "nerfstudio", "html" or "colmap".
 
     Raises:
         ValueError: unknown suffix or format, or a file where a folder is needed and vice versa.
@@ -44,7 +57,7 @@ def check_target(path: Path, format: str | None = None) -> str:
         return chosen
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file, but format {format or 'colmap'!r} needs a folder")
-    if format in ("glb", "ply"):
+    if format in ("glb", "ply", "html"):
         raise ValueError(
             f"{path} is a folder; format {format!r} writes one file, name it *.{format}"
         )
@@ -76,6 +89,7 @@ __all__ = [
     "load_npz",
     "save_colmap",
     "save_glb",
+    "save_html",
     "save_nerfstudio",
     "save_npz",
     "save_ply",

@@ -44,7 +44,7 @@ def read_glb(path: Path) -> trimesh.Scene:
     return read
 
 
-@pytest.mark.parametrize("name", ["a.glb", "a.ply", "a.npz", "a.json", "folder"])
+@pytest.mark.parametrize("name", ["a.glb", "a.ply", "a.npz", "a.json", "a.html", "folder"])
 def test_writing_twice_gives_the_same_files_and_changes_nothing(plane_scene, tmp_path, name):
     before = snapshot(plane_scene)
     contents = []
@@ -459,7 +459,7 @@ def test_missing_photos_are_left_out_with_a_warning(plane_scene, tmp_path, caplo
     ("name", "format", "match"),
     [
         ("a.obj", None, r"cannot tell the format of 'a.obj' from its suffix; use .*\.glb"),
-        ("a.glb", "usd", "unknown format 'usd'; there are glb, ply, npz, nerfstudio, colmap"),
+        ("a.glb", "usd", "unknown format 'usd'; there are glb, ply, npz, nerfstudio, html, colmap"),
         ("photos", "ply", r"is a folder; format 'ply' writes one file, name it \*.ply"),
         ("photos/photo_0.jpg", "colmap", "is a file, but format 'colmap' needs a folder"),
     ],

@@ -243,6 +243,39 @@ class Scene:
         threshold = self.min_confidence if min_confidence is None else min_confidence
         return view.valid & (view.confidence >= threshold)
 
+    def masks(
+        self, consistent: bool = True, sky: bool = False, tolerance: float | None = None
+    ) -> list[np.ndarray | None]:
+        """Make masks for `point_cloud` and the exporters: True = use; see `cleaning`.
+
+        Args:
+            consistent: leave out points in front of what another photo of the component saw more
+                surely.
+            sky: leave out pixels that look like sky.
+            tolerance: of `consistent`, as a share of the depth; None measures it.
+
+        Returns:
+            Per image (H, W) bool at network size, or None for all pixels.
+        """
+        from .cleaning import Surface, consistency_masks, joined, sky_mask
+
+        found = []
+        if consistent:
+            for members in self.components:
+                surfaces = {
+                    i: Surface(self._network_camera(i), self.views[i].depth, self.confidence(i))
+                    for i in members
+                }
+                found.append(consistency_masks(surfaces, tolerance))
+        if sky:
+            found.append({i: ~sky_mask(view.rgb) for i, view in enumerate(self.views)})
+        return joined(found, len(self))
+
+    def _network_camera(self, i: int) -> Camera:
+        view = self.views[i]
+        height, width = view.depth.shape
+        return Camera(view.K_network, _placed(view).cam_from_world, height, width)
+
     # -- the whole ---------------------------------------------------------------------------------
 
     def point_cloud(

@@ -21,6 +21,8 @@ import pycolmap
 
 from ..geometry.camera import Camera
 from .images import View
+from .known import Given
+from .known_sfm import group_key, hold_known, known_camera, seed_model
 from .matching import Matches
 
 _FOCAL_SHARES = (0.1, 50.0)  # of the long side: beyond are degenerate solutions, not lenses
@@ -121,6 +123,7 @@ def reconstruct_from_matches(
     graph: MatchGraph,
     focal_guess_px: Sequence[float],
     options: SfmOptions | None = None,
+    given: Given | None = None,
 ) -> SfmResult:
     """Estimate cameras and points from matches.
 
@@ -130,21 +133,23 @@ def reconstruct_from_matches(
         focal_guess_px: per photo, a starting focal length in original pixels, used where the file
             has no EXIF focal length.
         options: see `SfmOptions`.
+        given: what is known; fixed intrinsics are held, and where two photos or more have a fixed
+            pose, mapping starts from these and holds them.
 
     Returns:
         Components with at least two registered photos, and the verdict on each pair.
     """
-    options = options or SfmOptions()
+    options, given = options or SfmOptions(), given or Given()
     keypoints, pairs = graph.finish()
     with _quiet_colmap(), tempfile.TemporaryDirectory(prefix="weav3r-sfm-") as folder:
         database_path = Path(folder) / "database.db"
-        _write_database(database_path, views, keypoints, pairs, focal_guess_px, options)
+        _write_database(database_path, views, keypoints, pairs, focal_guess_px, options, given)
         verdicts = _verify(database_path, Path(folder), views, pairs, options)
         accepted = [pair for pair, verdict in verdicts.items() if verdict.accepted]
         best: list[SparseModel] = []
         if accepted:
             for relaxed in (False, True):
-                models = _map(database_path, Path(folder), len(views), options, relaxed)
+                models = _map(database_path, Path(folder), options, relaxed, given)
                 if _registered(models) > _registered(best):
                     best = models
                 if _registered(best) == len(views):
@@ -171,13 +176,14 @@ def _image_name(index: int) -> str:
     return f"{index:06d}"
 
 
-def _camera_groups(views: Sequence[View], share: bool) -> list[int]:
+def _camera_groups(views: Sequence[View], share: bool, given: Given) -> list[int]:
     """Camera number of each photo; photos of one size and EXIF focal length share a camera."""
     groups: dict[tuple, int] = {}
     numbers = []
     for index, view in enumerate(views):
         exif = None if view.exif_focal_px is None else round(view.exif_focal_px)
-        key = (view.ledger.original_size, exif) if share else (index,)
+        lens = group_key(given, index) or exif
+        key = (view.ledger.original_size, lens) if share else (index,)
         numbers.append(groups.setdefault(key, len(groups)))
     return numbers
 
@@ -189,8 +195,9 @@ def _write_database(
     pairs: dict[tuple[int, int], np.ndarray],
     focal_guess_px: Sequence[float],
     options: SfmOptions,
+    given: Given,
 ) -> None:
-    groups = _camera_groups(views, options.share_focal)
+    groups = _camera_groups(views, options.share_focal, given)
     with pycolmap.Database.open(path) as database:
         rig_of_group: dict[int, tuple[int, pycolmap.Camera]] = {}
         for index, view in enumerate(views):
@@ -199,6 +206,7 @@ def _write_database(
                     database,
                     view,
                     [focal_guess_px[i] for i, g in enumerate(groups) if g == groups[index]],
+                    given.intrinsics.get(index),
                 )
             rig_id, camera = rig_of_group[groups[index]]
             image = pycolmap.Image(
@@ -214,13 +222,16 @@ def _write_database(
 
 
 def _write_camera(
-    database: pycolmap.Database, view: View, guesses_px: list[float]
+    database: pycolmap.Database, view: View, guesses_px: list[float], K: np.ndarray | None
 ) -> tuple[int, pycolmap.Camera]:
     height, width = view.ledger.original_size
-    known = view.exif_focal_px is not None
-    focal = view.exif_focal_px if view.exif_focal_px is not None else float(np.median(guesses_px))
-    camera = pycolmap.Camera.create_from_model_name(0, "SIMPLE_PINHOLE", focal, width, height)
-    camera.has_prior_focal_length = known
+    exif = view.exif_focal_px
+    if K is not None:
+        camera = known_camera(K, height, width)
+    else:
+        focal = exif if exif is not None else float(np.median(guesses_px))
+        camera = pycolmap.Camera.create_from_model_name(0, "SIMPLE_PINHOLE", focal, width, height)
+        camera.has_prior_focal_length = exif is not None
     camera.camera_id = database.write_camera(camera)
     rig = pycolmap.Rig()
     rig.add_ref_sensor(camera.sensor_id)
@@ -262,7 +273,7 @@ def _verify(
 
 
 def _map(
-    database_path: Path, folder: Path, num_images: int, options: SfmOptions, relaxed: bool
+    database_path: Path, folder: Path, options: SfmOptions, relaxed: bool, given: Given
 ) -> list[SparseModel]:
     settings = pycolmap.IncrementalPipelineOptions()
     settings.min_num_matches = options.min_inliers
@@ -283,7 +294,12 @@ def _map(
         settings.triangulation.min_angle = 0.5
     output = folder / ("relaxed" if relaxed else "strict")
     output.mkdir()
-    found = pycolmap.incremental_mapping(database_path, folder, output, settings)
+    hold_known(settings, database_path, given)
+    seed = seed_model(database_path, output, given, settings)
+    settings.fix_existing_frames = seed is not None
+    found = pycolmap.incremental_mapping(
+        database_path, folder, output, settings, input_path=seed or ""
+    )
     models = [
         _to_model(reconstruction) for reconstruction in found.values() if _usable(reconstruction)
     ]

@@ -1,0 +1,82 @@
+"""Known cameras in COLMAP's mapper: held intrinsics, and a start from the given poses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+
+from .known import Given
+
+
+def group_key(given: Given, index: int) -> tuple | None:
+    """What two photos must have in common to share a camera; None where nothing is known."""
+    entry = given.views.get(index)
+    if entry is None or entry.K is None:
+        return None
+    return ("known", entry.K.tobytes(), entry.intrinsics_trust.sigma)
+
+
+def known_camera(K: np.ndarray, height: int, width: int) -> pycolmap.Camera:
+    """A pinhole whose principal point stays; with one focal length where K has one."""
+    if K[0, 0] == K[1, 1]:
+        model, params = "SIMPLE_PINHOLE", [K[0, 0], K[0, 2], K[1, 2]]
+    else:
+        model, params = "PINHOLE", [K[0, 0], K[1, 1], K[0, 2], K[1, 2]]
+    camera = pycolmap.Camera(model=model, width=width, height=height, params=params)
+    camera.has_prior_focal_length = True
+    return camera
+
+
+def hold_known(
+    settings: pycolmap.IncrementalPipelineOptions, database_path: Path, given: Given
+) -> None:
+    """Tell the mapper which cameras are fixed; image i of the photos is image i + 1 there."""
+    with pycolmap.Database.open(database_path) as database:
+        cameras = {image.image_id - 1: image.camera_id for image in database.read_all_images()}
+    fixed = {cameras[i] for i, entry in given.views.items() if entry.fixed_K is not None}
+    settings.constant_cameras = fixed
+
+
+def seed_model(
+    database_path: Path,
+    folder: Path,
+    given: Given,
+    settings: pycolmap.IncrementalPipelineOptions,
+) -> Path | None:
+    """Triangulate from the photos with fixed poses; a model folder for the mapper to go on from.
+
+    Returns:
+        The folder; None with fewer than two such photos, or where they share no points.
+    """
+    poses = given.fixed_poses
+    if len(poses) < 2:
+        return None
+    model = pycolmap.Reconstruction()
+    with pycolmap.Database.open(database_path) as database:
+        for camera in database.read_all_cameras():
+            model.add_camera(camera)
+        for rig in database.read_all_rigs():
+            model.add_rig(rig)
+        for frame in database.read_all_frames():
+            pose = poses.get(frame.frame_id - 1)
+            if pose is not None:
+                frame.rig_from_world = pycolmap.Rigid3d(pose[:3])
+            model.add_frame(frame)
+        for image in database.read_all_images():
+            image.points2D = [
+                pycolmap.Point2D(xy) for xy in database.read_keypoints(image.image_id)[:, :2]
+            ]
+            model.add_image(image)
+    for index in sorted(poses):
+        model.register_frame(index + 1)
+    target = folder / "given"
+    target.mkdir()
+    triangulated = pycolmap.triangulate_points(
+        model, database_path, folder, target, options=settings, refine_intrinsics=False
+    )
+    if triangulated.num_points3D() < settings.mapper.abs_pose_min_num_inliers:
+        return None
+    triangulated.write(target)
+    return target

@@ -1,8 +1,8 @@
 """Given cameras against what the photos show: wrong conventions that no arithmetic can see.
 
 Matches of two photos whose relative pose is given must meet in space: in front of both cameras and
-within a few pixels of both observations. Each usual mistake is undone in turn; where that makes the
-matches meet and the given values do not, the mistake is named.
+near both observations. Each usual mistake is undone in turn; where that makes the matches meet and
+the given values do not, the mistake is named.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .known import Given
 
 _ENOUGH = 50  # matches, over all pairs, before anything is said
 _MOST_PAIRS, _MOST_MATCHES = 60, 400  # looked at
-_TOLERANCE_PX, _TOLERANCE_GUESSED_PX = 4.0, 12.0  # network pixels, with given or guessed intrinsics
+_TOLERANCE_PX, _TOLERANCE_GUESSED_PX = 1.0, 4.0  # median, network pixels
 _OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
@@ -77,28 +77,29 @@ def check_evidence(
     if sum(len(p.xy1) for p in usable) < _ENOUGH:
         return warnings
     judge = _Judge(given, views, usable, focal_guess_px)
-    share = judge.share(poses, 1.0)
-    best, best_share = None, share
+    miss = judge.miss_px(poses, 1.0)
+    best, best_miss = None, miss
     for alternative in _alternatives(given, views):
         changed = alternative.poses(poses) if alternative.poses else poses
-        other = judge.share(changed, alternative.focal)
-        if other > best_share + 1e-9:
-            best, best_share = alternative, other
-    if best is not None and best_share >= 0.3 and share < 0.5 * best_share:
+        other = judge.miss_px(changed, alternative.focal)
+        if other < best_miss:
+            best, best_miss = alternative, other
+    sure = judge.tolerance_px
+    if best is not None and best_miss < 2 * sure and miss > max(3 * best_miss, sure):
         raise ConventionError(
             best.convention,
-            f"{_named(views, poses)}: only {share:.0%} of the matches meet under the given "
-            f"cameras, but {best_share:.0%} do if {best.remedy}",
+            f"{_named(views, poses)}: under the given cameras the matches {_missing(miss)}, but "
+            f"only by {best_miss:.2g} px if {best.remedy}",
         )
-    if best is not None and best_share > share + 0.1 and share < 0.8 * best_share:
+    if best is not None and miss > min(max(1.5 * best_miss, sure), max(3 * best_miss, sure / 5)):
         warnings.append(
-            f"{share:.0%} of the matches meet under the given cameras, but {best_share:.0%} if "
+            f"under the given cameras the matches {_missing(miss)}, but by {best_miss:.2g} px if "
             f"{best.remedy}; check them"
         )
-    elif share < 0.25:
+    elif miss > 4 * sure:
         warnings.append(
-            f"only {share:.0%} of the matches meet under the given cameras, and no usual mistake "
-            "explains it; check that they belong to these photos"
+            f"under the given cameras the matches {_missing(miss)}, and no usual mistake explains "
+            "it; check that they belong to these photos"
         )
     return warnings + judge.depth_doubts(poses)
 
@@ -184,6 +185,13 @@ def _from_degrees(vector: np.ndarray) -> np.ndarray:
     return pose_from_vector(np.concatenate([np.radians(vector[:3]), vector[3:]]), "")
 
 
+def _missing(miss_px: float) -> str:
+    """Clause for a median distance in network pixels."""
+    if np.isinf(miss_px):
+        return "meet behind the cameras"
+    return f"miss each other by {miss_px:.2g} px (median, at network size)"
+
+
 class _Judge:
     """How well matches meet under cameras."""
 
@@ -197,10 +205,20 @@ class _Judge:
         self.given, self.views, self.pairs = given, views, pairs
         self.focal_guess_px = focal_guess_px
 
-    def share(self, poses: dict[int, np.ndarray], focal: float) -> float:
-        """Share of the matches that meet, over all pairs."""
-        meet = [self._meeting(p, poses, focal)[0] for p in self.pairs]
-        return float(np.concatenate(meet).mean())
+    @property
+    def tolerance_px(self) -> float:
+        """What right cameras may miss by, network pixels; more where intrinsics are guessed."""
+        shown = {i for p in self.pairs for i in (p.first, p.second)}
+        return _TOLERANCE_PX if shown <= set(self.given.intrinsics) else _TOLERANCE_GUESSED_PX
+
+    def miss_px(self, poses: dict[int, np.ndarray], focal: float) -> float:
+        """Median distance between matches and their common points, network pixels.
+
+        Infinite for points that are not in front of both cameras.
+        """
+        return float(
+            np.median(np.concatenate([self._misses(p, poses, focal)[0] for p in self.pairs]))
+        )
 
     def depth_doubts(self, poses: dict[int, np.ndarray]) -> list[str]:
         """Compare the units of given depths and poses.
@@ -210,12 +228,12 @@ class _Judge:
         """
         ratios = []
         for pair in self.pairs:
-            meet, points, angle = self._meeting(pair, poses, 1.0)
+            miss, points, angle = self._misses(pair, poses, 1.0)
             for i, xy in ((pair.first, pair.xy1), (pair.second, pair.xy2)):
                 depth = self.given.views[i].depth
                 if depth is None:
                     continue
-                good = meet & (angle > np.radians(1.0))
+                good = (miss < 2 * self.tolerance_px) & (angle > np.radians(1.0))
                 column, row = np.floor(xy[good]).astype(int).T
                 rows, columns = depth.shape
                 there = depth[row.clip(0, rows - 1), column.clip(0, columns - 1)]
@@ -240,22 +258,18 @@ class _Judge:
             ]
         return []
 
-    def _meeting(
+    def _misses(
         self, pair: PairPoints, poses: dict[int, np.ndarray], focal: float
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Per match: whether it meets, its point (n, 3) in the world, and its angle in radians."""
+        """Per match: what it misses by, its point (n, 3) in the world, and its angle in radians."""
         a, b = (self._camera(i, poses[i], focal) for i in (pair.first, pair.second))
         points, angle = midpoints(a, b, pair.xy1, pair.xy2)
-        meet = np.ones(len(points), dtype=bool)
+        worst = np.zeros(len(points))
         for index, camera, xy in ((pair.first, a, pair.xy1), (pair.second, b, pair.xy2)):
-            entry = self.given.views.get(index)
-            known = entry is not None and entry.K is not None
-            tolerance = _TOLERANCE_PX if known else _TOLERANCE_GUESSED_PX
             projected, depth = camera.project(points)
-            error = np.linalg.norm(projected - xy, axis=1)
-            near = np.nan_to_num(error, nan=np.inf) < tolerance * self.views[index].pixel_scale
-            meet &= near & (depth > 0)
-        return meet, points, angle
+            error = np.linalg.norm(projected - xy, axis=1) / self.views[index].pixel_scale
+            worst = np.maximum(worst, np.where(depth > 0, error, np.inf))
+        return worst, points, angle
 
     def _camera(self, index: int, pose: np.ndarray, focal: float) -> Camera:
         entry = self.given.views.get(index)

@@ -36,7 +36,7 @@ def interpret(program: bytes, storages: Mapping[str, int]) -> Any:
         ValueError: for a name or an opcode that is not allowed, a tensor that does not fit its
             storage, or a damaged program.
     """
-    machine = _Machine(storages)
+    machine = _Machine(storages, len(program))
     for count, (name, argument) in enumerate(_instructions(program)):
         if count >= MAX_OPCODES:
             raise ValueError(f"the pickle has more than {MAX_OPCODES} instructions")
@@ -57,10 +57,17 @@ class _Machine:
 
     Every container is registered with its depth and its number of nodes, and may not change any
     more once it is part of another: that excludes cycles and keeps both figures exact.
+
+    Args:
+        storages: see `interpret`.
+        budget: characters and elements that calls may read. Honest programs spell out what each
+            call reads, so their own length is enough; one that recalls a large value for thousands
+            of calls is refused.
     """
 
-    def __init__(self, storages: Mapping[str, int]) -> None:
+    def __init__(self, storages: Mapping[str, int], budget: int) -> None:
         self.storages = storages
+        self.budget = budget
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
@@ -229,10 +236,16 @@ class _Machine:
             )
         self.stack.append(Storage(key, dtype, nbytes))
 
+    def _spend(self, *values: Any) -> None:
+        self.budget -= sum(len(value) for value in values if isinstance(value, _SIZED))
+        if self.budget < 0:
+            raise ValueError("the pickle calls functions with more than it spells out")
+
     def reduce(self, _: Any) -> None:
         function, arguments = self._pop(2)
         if not isinstance(arguments, tuple):
             raise ValueError("the pickle is damaged: arguments that are no tuple")
+        self._spend(*arguments[:1])
         if isinstance(function, Opaque):
             self.stack.append(function)
             return
@@ -246,12 +259,14 @@ class _Machine:
         (state,) = self._pop(1)
         target = self._top(dict, Namespace, Opaque)
         if isinstance(target, Namespace):
+            self._spend(state)
             if not (isinstance(state, dict) and all(isinstance(key, str) for key in state)):
                 raise ValueError("the pickle gives an argparse.Namespace a state that is no dict")
             self._place(target, list(state.values()))
             target.values.update(state)
 
 
+_SIZED = (str, bytes, tuple, list, dict)
 _CONSTANTS: Mapping[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _LITERALS = frozenset(
     "BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 "

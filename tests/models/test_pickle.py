@@ -412,11 +412,31 @@ for name in sys.argv[1:]:
 """
 
 
+NUMBERS = b"".join(b"J" + struct.pack("<i", i) for i in range(20_000))
+FIELDS = b"}(" + b"".join(text(f"{i}") + b"N" for i in range(5_000)) + b"uq\2"
+RECALLS = {
+    "set": b"cbuiltins\nset\nq\1](" + NUMBERS + b"e\x85q\2" + b"h\1h\2R" * 100_000 + b".",
+    "bytes": b"c_codecs\nencode\nq\1"
+    + (text("x" * 100_000) + text("latin1") + b"\x86q\2")
+    + (b"h\1h\2R" * 100_000 + b"."),
+    "size": b"ctorch\nSize\nq\1(" + NUMBERS + b"t\x85q\2" + b"h\1h\2R" * 100_000 + b".",
+    "namespace": b"cargparse\nNamespace\nq\1" + FIELDS + b"h\1)\x81h\2b" * 80_000 + b".",
+}
+
+
+@pytest.mark.parametrize("kind", RECALLS)
+def test_recalling_a_large_value_for_many_calls(tmp_path: Path, kind: str) -> None:
+    """A megabyte of program would copy gigabytes."""
+    path = write_archive(tmp_path / "evil.pth", PROTO + RECALLS[kind])
+    assert "calls functions with more than it spells out" in refusal(path)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space of a process")
 def test_nothing_large_is_allocated(tmp_path: Path) -> None:
     programs = {kind: PROTO + PROGRAMS[kind][0] for kind in PROGRAMS if "huge" in kind}
     programs |= {kind: tensor(*TENSORS[kind]) for kind in TENSORS if "huge" in kind}
     programs |= {kind: PROTO + PROGRAMS[kind][0] for kind in ("deep", "bomb", "endless")}
+    programs |= {f"recalled {kind}": PROTO + program for kind, program in RECALLS.items()}
     paths = [str(write_archive(tmp_path / k, program)) for k, program in programs.items()]
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, *paths], capture_output=True, text=True, check=True

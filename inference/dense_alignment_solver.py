@@ -1,0 +1,409 @@
+"""Sweeps of the dense alignment: reweighted Gauss-Newton on cameras, pairs and depths together.
+
+Every sweep does two exact minimisations of the same weighted squares. Depths first: along each
+viewing ray the best depth is a robust weighted mean. Then one Gauss-Newton step of all cameras, all
+pair similarities and, per image, the four motions of its surface that pairs can cause (three
+shifts and a scaling, as far as they act along the rays). Without those four the depths would hold
+cameras and pairs back; with them a pair is coupled to its two images only, so pairs are eliminated
+one by one and a banded system of 13 unknowns per image is left.
+
+L1 distances are handled by weights 1 / distance (Weiszfeld). A homogeneous objective would shrink
+to a point; the sum of the pairs' log scales is held by a Lagrange multiplier.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import LinAlgError, solveh_banded
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import reverse_cuthill_mckee
+
+from .dense_alignment_samples import Float64Array, Samples
+from .dense_alignment_state import State, rotations_from_vectors
+
+_log = logging.getLogger(__name__)
+
+CAMERA = 9  # shift, turn, log focal, principal point
+COLUMNS = CAMERA + 4  # and the motions of the surface
+FOCAL = 6
+INNER_ROUNDS = 2  # reweightings of the depths per sweep
+INDEPENDENT = 50  # observations per map that count as independent where priors are weighed
+
+
+@dataclass(frozen=True, eq=False)
+class Priors:
+    """Which unknowns are free, and what is known of the others.
+
+    Attributes:
+        free: (N, 9) bool; columns shift, turn, log focal, principal point.
+        precision: (N, 9) one over the variance of each; 0 without a prior.
+        target: cameras at the prior's centre, as a `State` of which only the cameras count.
+        scale_free: whether the size of the scene is undetermined.
+        shared_focal: one focal length for all images whose focal is free.
+        depth: per image (n,) known depths, NaN where unknown, or None.
+    """
+
+    free: NDArray[np.bool_]
+    precision: Float64Array
+    target: State
+    scale_free: bool
+    shared_focal: bool
+    depth: list[Float64Array | None]
+
+
+@dataclass(eq=False)
+class Normal:
+    """Weighted normal equations: pairs (E, 7), images (N, 13), and what couples them."""
+
+    objective: float
+    penalty: float  # negative log-likelihood of the priors
+    pair_hessian: Float64Array
+    pair_gradient: Float64Array
+    coupling: Float64Array  # (E, 2, 7, 13)
+    image_hessian: Float64Array
+    image_gradient: Float64Array
+    edge_objective: Float64Array
+
+
+class Solver:
+    """The observations with their weights, and the steps over them."""
+
+    def __init__(self, samples: Samples, weight: list[Float64Array], priors: Priors, l1: bool):
+        self.samples, self.weight, self.priors, self.l1 = samples, weight, priors, l1
+        self.floor = 0.0  # of the distances that are divided by
+        neighbours = np.sort(samples.pairs, axis=1)
+        self.links, self.link = np.unique(neighbours, axis=0, return_inverse=True)
+        self.link = self.link.reshape(-1)
+        count = len(samples.images)
+        graph = coo_matrix((np.ones(len(self.links)), self.links.T), shape=(count, count)).tocsr()
+        order = reverse_cuthill_mckee((graph + graph.T).tocsr(), symmetric_mode=True)
+        self.place = np.empty(count, np.intp)
+        self.place[order] = np.arange(count)
+
+    def calibrate(self, state: State) -> None:
+        """Smooth the distances below 1e-5 of the scene's median depth."""
+        self.floor = 1e-5 * float(np.median(np.concatenate(state.depth)))
+
+    def prior_strength(self, objective: float) -> float:
+        """Objective per unit of negative log-likelihood.
+
+        n independent observations with Laplacian errors of unknown spread have the negative
+        log-likelihood n log(objective) up to a constant; this is its slope's inverse.
+        """
+        return objective / (INDEPENDENT * 2 * len(self.samples.pairs))
+
+    def normal_equations(self, state: State) -> tuple[Normal, State]:
+        """Best depths for the given cameras and pairs, and the equations around them."""
+        edges, count = len(self.samples.pairs), len(self.samples.images)
+        normal = Normal(
+            0.0,
+            0.0,
+            np.zeros((edges, 7, 7)),
+            np.zeros((edges, 7)),
+            np.zeros((edges, 2, 7, COLUMNS)),
+            np.zeros((count, COLUMNS, COLUMNS)),
+            np.zeros((count, COLUMNS)),
+            np.zeros(edges),
+        )
+        depth = [self._add_image(v, state, normal) for v in range(count)]
+        normal.objective = float(normal.edge_objective.sum())
+        self._add_priors(state, normal)
+        return normal, replace(state, depth=depth)
+
+    def _add_image(self, v: int, state: State, normal: Normal) -> Float64Array:
+        image = self.samples.images[v]
+        edge = image.edge
+        linear = state.pair_scale[edge, None, None] * state.pair_rotation[edge]
+        arm = np.matmul(image.points.astype(np.float64), np.swapaxes(linear, 1, 2))  # (D, n, 3)
+        ray = state.rays(v, image.xy)
+        length = np.linalg.norm(ray, axis=-1)
+        unit = ray @ state.rotation[v].T / length[:, None]
+        offset = arm + (state.pair_translation[edge] - state.center[v])[:, None]
+        along = np.einsum("dni,ni->dn", offset, unit)
+        across = np.maximum(np.einsum("dni,dni->dn", offset, offset) - along * along, 0.0)
+        t = state.depth[v] * length
+        strength = self.weight[v]
+        free = self._unknown_depth(v)
+        for _ in range(INNER_ROUNDS):
+            weight, _ = self._reweighted(strength, along, across, t)
+            mass = weight.sum(0)
+            mean = (weight * along).sum(0) / np.maximum(mass, 1e-300)
+            t = np.where((mass > 0) & free, np.maximum(mean, 1e-3 * t), t)
+        weight, distance = self._reweighted(strength, along, across, t)
+        normal.edge_objective[edge] += (strength * (distance if self.l1 else distance**2)).sum(-1)
+        offset -= t[:, None] * unit  # the residual
+        moments = _moments(weight, arm)
+        self._add_pairs(edge, moments, arm, offset, normal)
+        mass, pull = weight.sum(0), np.einsum("dn,dni->ni", weight, offset)
+        del arm, offset, along, across, weight, distance
+        jacobian = _image_jacobian(unit, t, ray, state.rotation[v], state.focal[v], t / length)
+        jacobian[~free, :, CAMERA:] = 0.0
+        block = moments.reshape(-1, len(t)) @ jacobian.reshape(len(t), -1)
+        normal.coupling[edge, image.side] = -_act(block.reshape(len(edge), 4, 3, COLUMNS))
+        flat = jacobian.reshape(-1, COLUMNS)
+        normal.image_gradient[v] = -flat.T @ pull.reshape(-1)
+        flat *= np.sqrt(np.repeat(mass, 3))[:, None]
+        normal.image_hessian[v] = flat.T @ flat
+        return t / length
+
+    def _unknown_depth(self, v: int) -> NDArray[np.bool_]:
+        known = self.priors.depth[v]
+        return np.ones(len(self.samples.images[v].xy), bool) if known is None else np.isnan(known)
+
+    def _reweighted(
+        self, strength: Float64Array, along: Float64Array, across: Float64Array, t: Float64Array
+    ) -> tuple[Float64Array, Float64Array]:
+        """Weights of the squares, and distances, at depths t along the rays."""
+        distance = np.sqrt((along - t) ** 2 + across)
+        if not self.l1:
+            return 2.0 * strength, distance
+        return strength / np.maximum(distance, self.floor), distance
+
+    def _add_pairs(
+        self,
+        edge: NDArray[np.intp],
+        moments: Float64Array,
+        arm: Float64Array,
+        residual: Float64Array,
+        normal: Normal,
+    ) -> None:
+        normal.pair_gradient[edge] += _act((moments @ residual)[..., None])[..., 0]
+        square = moments @ arm  # (D, 4, 3)
+        mass, first, second = moments[:, 0].sum(-1), square[:, 0], square[:, 1:]
+        trace = np.trace(second, axis1=1, axis2=2)
+        hessian = np.zeros((len(edge), 7, 7))
+        hessian[:, :3, :3] = mass[:, None, None] * np.eye(3)
+        hessian[:, :3, 3:6] = -_cross(first)
+        hessian[:, 3:6, :3] = _cross(first)
+        hessian[:, 3:6, 3:6] = trace[:, None, None] * np.eye(3) - second
+        hessian[:, :3, 6] = hessian[:, 6, :3] = first
+        hessian[:, 6, 6] = trace
+        normal.pair_hessian[edge] += hessian
+
+    def _add_priors(self, state: State, normal: Normal) -> None:
+        """Squares of the cameras' distances to their priors."""
+        priors, target = self.priors, self.priors.target
+        if not priors.precision.any():
+            return
+        turn = np.zeros((len(state.focal), 3))
+        distance = np.concatenate(
+            [
+                state.center - target.center,
+                turn,
+                np.log(state.focal / target.focal)[:, None],
+                state.principal_point - target.principal_point,
+            ],
+            -1,
+        )
+        precision = self.prior_strength(normal.objective) * priors.precision
+        normal.image_gradient[:, :CAMERA] += precision * distance
+        k = np.arange(CAMERA)
+        normal.image_hessian[:, k, k] += precision
+        normal.penalty = float(0.5 * (priors.precision * distance**2).sum())
+
+    def step(self, normal: Normal, state: State, damping: float) -> State:
+        """Solve the equations and move.
+
+        Raises:
+            LinAlgError: the damped system is not positive definite.
+        """
+        edges, count = len(self.samples.pairs), len(self.samples.images)
+        free = np.ones((count, COLUMNS), bool)
+        free[:, :CAMERA] = self.priors.free
+        tied = np.zeros((count, COLUMNS))
+        if self.priors.shared_focal:
+            tied[:, FOCAL] = free[:, FOCAL]
+            free[:, FOCAL] = False
+        scale = np.zeros((edges, 7))
+        scale[:, 6] = 1.0
+        zero_v = np.zeros((count, COLUMNS))
+        tied_e = np.einsum("esij,esj->ei", normal.coupling, tied[self.samples.pairs])
+        tied_v = np.einsum("vij,vj->vi", normal.image_hessian, tied)
+        right_e = np.stack([-normal.pair_gradient, scale, tied_e], -1)
+        right_v = np.stack([-normal.image_gradient, zero_v, tied_v], -1)
+        pair, image = self._solve(normal, right_e, right_v, free, damping)
+        direction_e, direction_v = pair[..., 0], image[..., 0]
+        if self.priors.shared_focal and tied.any():
+            stiffness = (tied * tied_v).sum() * (1 + damping)
+            stiffness -= (tied_e * pair[..., 2]).sum() + (tied_v * image[..., 2]).sum()
+            for k in (0, 1):
+                pull = -(tied * normal.image_gradient).sum() if k == 0 else 0.0
+                pull -= (tied_e * pair[..., k]).sum() + (tied_v * image[..., k]).sum()
+                amount = pull / stiffness
+                pair[..., k] -= amount * pair[..., 2]
+                image[..., k] += amount * (tied - image[..., 2])
+        if self.priors.scale_free:
+            share = pair[:, 6, 0].sum() / pair[:, 6, 1].sum()
+            direction_e = pair[..., 0] - share * pair[..., 1]
+            direction_v = image[..., 0] - share * image[..., 1]
+        return self._moved(state, direction_e, direction_v)
+
+    def _solve(
+        self,
+        normal: Normal,
+        right_e: Float64Array,
+        right_v: Float64Array,
+        free: NDArray[np.bool_],
+        damping: float,
+    ) -> tuple[Float64Array, Float64Array]:
+        """Eliminate the pairs, solve for the images, substitute back."""
+        pairs, columns = self.samples.pairs, right_e.shape[-1]
+        coupling = normal.coupling * free[pairs][:, :, None]
+        flat = np.concatenate([coupling[:, 0], coupling[:, 1]], -1)  # (E, 7, 26)
+        hessian = _damped(normal.pair_hessian, damping)
+        solved = np.linalg.solve(hessian, np.concatenate([flat, right_e], -1))
+        reduced = np.swapaxes(flat, 1, 2) @ solved  # (E, 26, 26 + columns)
+        image = _damped(normal.image_hessian, damping) * free[:, :, None] * free[:, None]
+        k = np.arange(COLUMNS)
+        image[:, k, k] += ~free
+        right = right_v * free[..., None]
+        split = 2 * COLUMNS
+        for side, at in ((0, slice(0, COLUMNS)), (1, slice(COLUMNS, split))):
+            np.subtract.at(image, pairs[:, side], reduced[:, at, at])
+            np.subtract.at(right, pairs[:, side], reduced[:, at, split:])
+        swapped = pairs[:, 0] > pairs[:, 1]
+        cross = -reduced[:, :COLUMNS, COLUMNS:split]
+        cross[swapped] = np.swapaxes(cross[swapped], 1, 2)
+        links = np.zeros((len(self.links), COLUMNS, COLUMNS))
+        np.add.at(links, self.link, cross)
+        found = self._solve_images(image, links, right)
+        both = found[pairs].reshape(len(pairs), split, columns)
+        return solved[..., split:] - solved[..., :split] @ both, found
+
+    def _solve_images(
+        self, diagonal: Float64Array, links: Float64Array, right: Float64Array
+    ) -> Float64Array:
+        """Cholesky of the banded system in an order that keeps linked images close."""
+        count, place = len(diagonal), self.place
+        a, b = place[self.links[:, 0]], place[self.links[:, 1]]
+        lower = np.where((a > b)[:, None, None], links, np.swapaxes(links, 1, 2))
+        row = np.concatenate([np.arange(count), np.maximum(a, b)])
+        column = np.concatenate([np.arange(count), np.minimum(a, b)])
+        order = np.argsort(place)
+        blocks = np.concatenate([diagonal[order], lower])
+        bandwidth = COLUMNS * (int((row - column).max()) + 1)
+        band = np.zeros((bandwidth, count * COLUMNS))
+        k = np.arange(COLUMNS)
+        i = (row[:, None, None] * COLUMNS + k[:, None]) + 0 * k
+        j = (column[:, None, None] * COLUMNS + k) + 0 * k[:, None]
+        use = i >= j
+        band[(i - j)[use], j[use]] = blocks[use]
+        rhs = right[order].reshape(count * COLUMNS, -1)
+        found = solveh_banded(band, rhs, overwrite_ab=True, lower=True, check_finite=False)
+        return found.reshape(count, COLUMNS, -1)[place]
+
+    def _moved(self, state: State, pair: Float64Array, image: Float64Array) -> State:
+        """Apply a step. Pairs turn and grow about their own frame's camera."""
+        turn = rotations_from_vectors(image[:, 3:6])
+        depth = []
+        for v, samples in enumerate(self.samples.images):
+            ray = state.rays(v, samples.xy)
+            length = np.linalg.norm(ray, axis=-1)
+            unit = ray @ state.rotation[v].T / length[:, None]
+            moved = unit @ image[v, CAMERA : CAMERA + 3] / length
+            moved = state.depth[v] * (1 + image[v, CAMERA + 3]) + moved
+            moved = np.clip(moved, 0.5 * state.depth[v], 2 * state.depth[v])
+            depth.append(np.where(self._unknown_depth(v), moved, state.depth[v]))
+        return replace(
+            state,
+            rotation=turn @ state.rotation,
+            center=state.center + image[:, :3],
+            focal=state.focal * np.exp(np.clip(image[:, FOCAL], -0.3, 0.3)),
+            principal_point=state.principal_point + image[:, FOCAL + 1 : CAMERA],
+            depth=depth,
+            pair_scale=state.pair_scale * np.exp(np.clip(pair[:, 6], -1.0, 1.0)),
+            pair_rotation=rotations_from_vectors(pair[:, 3:6]) @ state.pair_rotation,
+            pair_translation=state.pair_translation + pair[:, :3],
+        )
+
+
+def _image_jacobian(
+    unit: Float64Array,
+    t: Float64Array,
+    ray: Float64Array,
+    rotation: Float64Array,
+    focal: float,
+    depth: Float64Array,
+) -> Float64Array:
+    """(n, 3, 13) derivatives of an image's points with respect to its unknowns."""
+    jacobian = np.zeros((len(t), 3, COLUMNS))
+    jacobian[:, :, :3] = np.eye(3)
+    jacobian[:, :, 3:6] = -_cross(t[:, None] * unit)
+    plane = np.concatenate([ray[:, :2], np.zeros_like(ray[:, :1])], -1) @ rotation.T
+    jacobian[:, :, FOCAL] = -depth[:, None] * plane
+    for k in (0, 1):
+        jacobian[:, :, FOCAL + 1 + k] = -(depth / focal)[:, None] * rotation[:, k]
+    jacobian[:, :, CAMERA : CAMERA + 3] = unit[:, :, None] * unit[:, None]
+    jacobian[:, :, CAMERA + 3] = t[:, None] * unit
+    return jacobian
+
+
+def _moments(weight: Float64Array, arm: Float64Array) -> Float64Array:
+    """(D, 4, n) rows w, w x, w y, w z."""
+    moments = np.empty((len(weight), 4, weight.shape[1]))
+    moments[:, 0] = weight
+    for k in range(3):
+        np.multiply(weight, arm[..., k], out=moments[:, 1 + k])
+    return moments
+
+
+def _act(block: Float64Array) -> Float64Array:
+    """From sums (D, 4, 3, k) of (1, arm) times vectors to rows shift, turn, scale (D, 7, k)."""
+    m = block[:, 1:]
+    turn = [m[:, 1, 2] - m[:, 2, 1], m[:, 2, 0] - m[:, 0, 2], m[:, 0, 1] - m[:, 1, 0]]
+    size = m[:, 0, 0] + m[:, 1, 1] + m[:, 2, 2]
+    return np.concatenate([block[:, 0], np.stack([*turn, size], 1)], 1)
+
+
+def _cross(v: Float64Array) -> Float64Array:
+    """(..., 3, 3) matrices of the cross product with v."""
+    matrix = np.zeros((*v.shape, 3))
+    matrix[..., 2, 1], matrix[..., 0, 2], matrix[..., 1, 0] = v[..., 0], v[..., 1], v[..., 2]
+    matrix[..., 1, 2], matrix[..., 2, 0], matrix[..., 0, 1] = -v[..., 0], -v[..., 1], -v[..., 2]
+    return matrix
+
+
+def _damped(hessian: Float64Array, damping: float) -> Float64Array:
+    k = np.arange(hessian.shape[-1])
+    diagonal = hessian[..., k, k]
+    hessian = hessian.copy()
+    hessian[..., k, k] += damping * diagonal + 1e-12 * diagonal.max(-1, keepdims=True) + 1e-30
+    return hessian
+
+
+def solve(
+    solver: Solver, state: State, max_sweeps: int, tolerance: float
+) -> tuple[State, list[float], Float64Array]:
+    """Sweep until the objective stands still.
+
+    Returns:
+        The last state, the objective (without priors) at the start and after every sweep, and the
+        (E,) share of every pair in it.
+    """
+    solver.calibrate(state)
+    normal, state = solver.normal_equations(state)
+    trace, damping, still = [normal.objective], 1e-4, 0
+    for _ in range(max_sweeps):
+        gain = -1.0
+        try:
+            equations, candidate = solver.normal_equations(solver.step(normal, state, damping))
+            strength = solver.prior_strength(normal.objective)
+            gain = normal.objective - equations.objective
+            gain += strength * (normal.penalty - equations.penalty)
+        except LinAlgError:
+            _log.debug("the system is not positive definite at damping %g", damping)
+        if not gain >= 0:
+            damping *= 10
+            if damping > 1e3:
+                break
+            continue
+        still = still + 1 if gain <= tolerance * normal.objective else 0
+        normal, state, damping = equations, candidate, max(damping / 5, 1e-9)
+        trace.append(normal.objective)
+        if still >= 2:
+            break
+    return state, trace, normal.edge_objective

@@ -270,16 +270,25 @@ class Outcome:
 Run = Callable[..., Outcome]
 
 
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Take back what the command sets up for its process, so that later tests see all messages."""
+    loggers = [logging.getLogger(), logging.getLogger("weav3r.models")]
+    before = [(logger.handlers[:], logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, level) in zip(loggers, before, strict=True):
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+
+
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run the command in this process, as the console script does."""
     from weav3r.cli import main
 
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # what --offline changes comes back after the test
     monkeypatch.delenv("WEAV3R_DEBUG", raising=False)
-    loggers = [logging.getLogger(), logging.getLogger("weav3r.models")]
-    before = [(logger.handlers[:], logger.level) for logger in loggers]
 
     def call(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["weav3r", *map(str, arguments)])
@@ -288,7 +297,4 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         captured = capsys.readouterr()
         return Outcome(int(stop.value.code or 0), captured.out, captured.err)
 
-    yield call
-    for logger, (handlers, level) in zip(loggers, before, strict=True):
-        logger.handlers[:] = handlers
-        logger.setLevel(level)
+    return call

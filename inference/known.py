@@ -235,6 +235,14 @@ class Given:
         """Intrinsics, fixed or prior, (3, 3) each."""
         return {i: v.K for i, v in self.views.items() if v.K is not None}
 
+    @property
+    def solvable(self) -> bool:
+        """Whether anything is known that the solvers can use."""
+        return any(
+            v.K is not None or v.cam_from_world is not None or v.depth is not None
+            for v in self.views.values()
+        )
+
     def summary(self) -> dict[str, int]:
         """How many photos each kind of knowledge was used for, for the report."""
         views = self.views.values()

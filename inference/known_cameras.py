@@ -57,7 +57,7 @@ def apply_known(
     """Move every component into the given world and unit; fixed values replace the found ones.
 
     Components that share a given world become one, and photos with a fixed pose that were not
-    placed join it.
+    placed, or that observe nothing, join it with the points that lie before them.
 
     Args:
         solution: in frames of its own.
@@ -87,7 +87,8 @@ def apply_known(
         for i in left_out:
             cameras[i] = given_camera(i, given, views, focal_guess_px)
         joined = sorted({*joined, *left_out})
-        _add_seen(left_out, joined, cameras, anchors, shared, views)
+        bare = [i for i in joined if i not in anchors or not len(anchors[i][1])]
+        _add_seen(bare, joined, cameras, anchors, shared, views)
     groups = [group for group in (joined, *apart) if group]
     for i, entry in given.views.items():
         if entry.depth is not None and i in anchors:

@@ -105,8 +105,8 @@ def _from_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def _front_matter(card: str) -> dict[str, str]:
     """Read the one-line text entries of the YAML block that begins a model card."""
-    block = re.match(r"\s*---\s*\n(.*?)\n---\s*(\n|$)", card, re.DOTALL)
-    lines = block[1].splitlines() if block else []
+    lines = [line.rstrip() for line in card.lstrip().splitlines()]
+    lines = lines[1 : lines.index("---", 1)] if lines[:1] == ["---"] and "---" in lines[1:] else []
     pairs = (re.match(r"(\w+):\s*(\S.*)$", line) for line in lines)
     return {pair[1]: pair[2].strip().strip("\"'") for pair in pairs if pair}
 

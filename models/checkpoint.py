@@ -19,7 +19,7 @@ from .config import PRESETS, ModelConfig
 from .hub import download
 from .hub_cache import PUBLISHED_IDS, PUBLISHED_OWNER, choose_weights, is_hub_id, listing
 from .published import is_torch_archive, read_published
-from .storage import CONFIG_FILE, WEIGHTS_FILE, TensorFile, shape_of
+from .storage import CONFIG_FILE, WEIGHTS_FILE, TensorFile, read_text, shape_of
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 
@@ -151,7 +151,7 @@ def _open_file(
     card = file.parent / CARD_FILE
     stated = find_provenance(
         tensors.metadata,
-        card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None,
+        read_text(card) if card.is_file() else None,
         published or in_published_layout,
     )
     names = set(tensors.shapes)
@@ -184,7 +184,7 @@ def _find_config(file: Path, metadata: Mapping[str, str], origin: str) -> tuple[
     beside = file.parent / CONFIG_FILE
     text = metadata.get("config")
     if text is None and beside.is_file():
-        text = beside.read_text(encoding="utf-8", errors="replace")
+        text = read_text(beside)
     if text is None:
         raise ValueError(
             f"{origin} holds no model configuration; put a {CONFIG_FILE} beside it, or write the "

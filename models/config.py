@@ -150,7 +150,9 @@ class ModelConfig:
                 check_number(field, getattr(self, field), bounds)
         for field in _FLAGS:
             if not isinstance(getattr(self, field), bool):
-                raise ValueError(f"{field} must be true or false, got {getattr(self, field)!r}")
+                raise ValueError(
+                    f"{field} must be true or false, got {_clipped(getattr(self, field))}"
+                )
         for field in ("confidence", "descriptor_confidence"):
             if not isinstance(getattr(self, field), ConfidenceMode | None):
                 raise ValueError(f"{field} must be a ConfidenceMode, got {getattr(self, field)!r}")
@@ -159,7 +161,7 @@ class ModelConfig:
             if values is None and field == "dpt_hooks":
                 continue
             if not isinstance(values, tuple) or len(values) != count:
-                raise ValueError(f"{field} must be {count} whole numbers, got {values!r}")
+                raise ValueError(f"{field} must be {count} whole numbers, got {_clipped(values)}")
             low = 0 if field == "dpt_hooks" else 1
             for value in values:
                 check_number(field, value, Bounds(low, 16384))
@@ -366,15 +368,19 @@ def config_from_published(data: Mapping[str, Any]) -> ModelConfig:
     _check_published(data)
     head = data.get("head_type", "linear")
     if head not in _PUBLISHED_HEADS:
-        raise ValueError(f"head_type must be one of {', '.join(_PUBLISHED_HEADS)}, got {head!r}")
+        raise ValueError(
+            f"head_type must be one of {', '.join(_PUBLISHED_HEADS)}, got {_clipped(head)}"
+        )
     point_head, descriptor_head = _PUBLISHED_HEADS[head]
     output = re.fullmatch(r"pts3d(?:\+desc(\d{1,9}))?", data.get("output_mode", "pts3d"))
     if output is None or bool(output[1]) != (descriptor_head == "mlp"):
-        raise ValueError(f"output_mode {data.get('output_mode')!r} does not fit head_type {head!r}")
+        given = _clipped(data.get("output_mode"))
+        raise ValueError(f"output_mode {given} does not fit head_type {head!r}")
     position = re.fullmatch(r"RoPE(\d{1,9}(?:\.\d{1,9})?)", data.get("pos_embed", "cosine"))
     if position is None:
         raise ValueError(
-            f"two-view networks need pos_embed like 'RoPE100', got {data.get('pos_embed')!r}"
+            "two-view networks need pos_embed like 'RoPE100', "
+            f"got {_clipped(data.get('pos_embed'))}"
         )
     values = {ours: data[theirs] for theirs, ours in _PUBLISHED_NAMES.items() if theirs in data}
     config = ModelConfig(

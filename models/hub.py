@@ -26,7 +26,7 @@ from .hub_cache import (
     listing,
     split_hub_id,
 )
-from .storage import CONFIG_FILE, WEIGHTS_FILE, StorageDtype
+from .storage import CONFIG_FILE, WEIGHTS_FILE, StorageDtype, read_text
 
 if TYPE_CHECKING:
     from .convert import Layout
@@ -122,7 +122,7 @@ def describe(
         info = _api().model_info(repo, revision=revision, timeout=_API_SECONDS, files_metadata=True)
         files = {file.rfilename: file for file in info.siblings or []}
         chosen = files[remote.require_weights(list(files))]
-        config = remote.get(CONFIG_FILE).read_text("utf-8") if CONFIG_FILE in files else None
+        config = read_text(remote.get(CONFIG_FILE)) if CONFIG_FILE in files else None
         stated = [tag.removeprefix("license:") for tag in info.tags or [] if "license:" in tag]
         sha256 = chosen.lfs.sha256 if chosen.lfs else None
         return RemoteFile(chosen.rfilename, chosen.size, sha256, "".join(stated[:1]), config)
@@ -215,7 +215,7 @@ def _fetch(remote: _Remote, check: Callable[[str, str], object] | None) -> Path:
     names = remote.names()
     weights = WEIGHTS_FILE if names is None else remote.require_weights(names)
     if names is None or CONFIG_FILE in names:
-        text = remote.get(CONFIG_FILE).read_text(encoding="utf-8", errors="replace")
+        text = read_text(remote.get(CONFIG_FILE))
         if check is not None and weights == WEIGHTS_FILE:
             check(text, remote.source)
     if names is not None and CARD_FILE in names:

@@ -13,7 +13,7 @@ from .config import PRESETS, ModelConfig
 from .hub import describe
 from .hub_cache import PUBLISHED_IDS, cached_file, cached_ids
 from .loading import empty_model
-from .storage import CONFIG_FILE, file_sha256
+from .storage import CONFIG_FILE, file_sha256, read_text
 
 _PUBLISHED_NOTE = f"{PUBLISHED_LICENCE} (published weights, non-commercial; not shipped)"
 
@@ -101,7 +101,7 @@ def cached_models() -> list[CachedModel]:
 def _is_ours(file: Path) -> bool:
     config = file.parent / CONFIG_FILE
     try:
-        parse_config(config.read_text(encoding="utf-8"), str(config))
+        parse_config(read_text(config), str(config))
     except (OSError, ValueError):
         return False
     return True

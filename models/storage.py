@@ -29,6 +29,7 @@ _HEADER_NAMES = {
     torch.int8: "I8",
 }
 _REMAP_BYTES = 64 * 2**20
+_MAX_TEXT_BYTES = 4 * 2**20  # of what stands beside weights; a configuration has 2 kB
 
 
 class LazyTensors(Mapping[str, Tensor]):
@@ -110,6 +111,21 @@ def _named_errors(file: Path) -> Iterator[None]:
         raise
     except (SafetensorError, OSError, ValueError, TypeError, OverflowError, RuntimeError) as error:
         raise ValueError(f"{file} is not a readable safetensors file: {error}") from error
+
+
+def read_text(file: Path) -> str:
+    """Read a small text file beside the weights: configuration or model card.
+
+    Raises:
+        ValueError: naming the file, if it is too large to be one.
+    """
+    with open(file, "rb") as stream:
+        data = stream.read(_MAX_TEXT_BYTES + 1)
+    if len(data) > _MAX_TEXT_BYTES:
+        raise ValueError(
+            f"{file} is larger than {_MAX_TEXT_BYTES >> 20} MiB: no {file.name} of a checkpoint"
+        )
+    return data.decode("utf-8-sig", "replace")
 
 
 def shape_of(tensors: Mapping[str, Tensor], key: str) -> tuple[int, ...]:

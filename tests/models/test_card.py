@@ -44,6 +44,8 @@ def test_metadata_round_trip() -> None:
         ({"license": "MIT"}, None, False, "MIT"),
         ({}, "---\nlicense: cc-by-nc-sa-4.0\ntags:\n- x\n---\n# X", False, "cc-by-nc-sa-4.0"),
         ({}, '---\nlicense: other\nlicense_name: "My own"\n---\n', False, "My own"),
+        ({}, "---\ntags:\n  license: mit\n---\n", True, "CC BY-NC-SA 4.0"),
+        ({}, "---" + "\n" * 200_000 + "x", True, "CC BY-NC-SA 4.0"),  # at once, not in minutes
         ({}, "license: mit", True, "CC BY-NC-SA 4.0"),
         ({}, None, False, ""),
         ({"provenance": "[1]"}, None, False, ""),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from weav3r.models import TwoViewModel, load_model, save_checkpoint, storage
+from weav3r.models import ModelConfig, TwoViewModel, load_model, save_checkpoint, storage
 from weav3r.models.storage import TensorFile, file_sha256, pack_tensors, write_tensors
 
 
@@ -159,3 +159,42 @@ def test_a_configuration_that_makes_no_sense(
     save_file(tiny.state_dict(), file, metadata={"config": config})
     with pytest.raises(ValueError, match="a.safetensors"):
         load_model(file, device="cpu")
+
+
+LONG = ["x" * 100] * 1000
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"qk_norm": LONG},
+        {"dpt_layer_dims": LONG},
+        {"head_type": "x" * 5000},
+        {"head_type": "dpt", "output_mode": "x" * 5000},
+        {"head_type": "dpt", "pos_embed": "x" * 5000},
+    ],
+    ids=lambda config: list(config)[-1],
+)
+def test_messages_about_a_configuration_stay_short(config: dict[str, object]) -> None:
+    with pytest.raises(ValueError) as caught:
+        ModelConfig.from_dict(config)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("name", ["config.json", "README.md"])
+def test_texts_beside_the_weights_are_small(tiny: TwoViewModel, tmp_path: Path, name: str) -> None:
+    save_checkpoint(tiny, tmp_path)
+    save_file(tiny.state_dict(), tmp_path / "model.safetensors")
+    load_model(tmp_path, device="cpu")
+    with (tmp_path / name).open("wb") as stream:
+        stream.truncate(2**32)  # takes no disk, and would take all the memory
+    with pytest.raises(ValueError, match=f"{name} is larger than 4 MiB: no {name} of a checkpoint"):
+        load_model(tmp_path, device="cpu")
+
+
+def test_a_configuration_from_a_windows_editor(tiny: TwoViewModel, tmp_path: Path) -> None:
+    save_checkpoint(tiny, tmp_path)
+    save_file(tiny.state_dict(), tmp_path / "model.safetensors")
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text(), encoding="utf-8-sig")
+    assert load_model(tmp_path, device="cpu").config == tiny.config

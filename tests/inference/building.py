@@ -44,8 +44,8 @@ class Photo:
     points: np.ndarray
 
 
-def photo(view: int) -> Photo:
-    cam = camera(view)
+def photo(view: int, height: int = 36, width: int = 48) -> Photo:
+    cam = camera(view, height, width)
     rows, columns = np.mgrid[: cam.height, : cam.width] + 0.5
     xy = np.stack([columns, rows], -1)
     rays = cam.unproject(xy, np.ones(rows.shape)) - cam.center  # z = 1, so lengths are depths

@@ -1,0 +1,100 @@
+"""Pointmap pairs become relative similarities with negative evidence."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from weav3r.inference.alignment import PairSamples
+from weav3r.inference.verification import verify_edges
+from weav3r.inference.view_graph import edges_from_samples
+
+_spec = importlib.util.spec_from_file_location("building", Path(__file__).with_name("building.py"))
+assert _spec is not None and _spec.loader is not None
+building = importlib.util.module_from_spec(_spec)
+sys.modules["building"] = building  # dataclasses look their module up
+_spec.loader.exec_module(building)
+
+SIDE, SIZE = 31, (31, 31)
+_SKY = 15.0  # a wall behind the building, so that every point exists; seen with confidence 1
+
+
+def _photo(view):
+    """Camera, world points (n, 3) of a square photo, and which of them are on the building."""
+    cam = building.camera(view, *SIZE)
+    seen = building.photo(view, *SIZE)
+    depth = np.where(np.isfinite(seen.depth), seen.depth, _SKY)
+    rows, columns = np.mgrid[:SIDE, :SIDE] + 0.5
+    points = cam.unproject(np.stack([columns, rows], -1), depth).reshape(-1, 3)
+    return cam, points, np.isfinite(seen.depth).reshape(-1)
+
+
+PHOTOS = [_photo(view) for view in range(building.VIEWS)]
+
+
+def _sample(i, j, scale=1.0, taken=None, confidence=5.0):
+    """Pair (i, j) in the frame of i; `taken`: j is seen as if its camera stood there."""
+    cam, points, sure = PHOTOS[i]
+    _, others, other_sure = PHOTOS[j]
+    if taken is not None:
+        moved = PHOTOS[taken][0].world_from_cam @ PHOTOS[j][0].cam_from_world
+        others = others @ moved[:3, :3].T + moved[:3, 3]
+    pose = cam.cam_from_world
+    maps = [scale * (p @ pose[:3, :3].T + pose[:3, 3]) for p in (points, others)]
+    return PairSamples(
+        i,
+        j,
+        torch.from_numpy(np.stack(maps)),
+        torch.from_numpy(np.where([sure, other_sure], confidence, 1.0)),
+        (SIZE, SIZE),
+        float(cam.K[0, 0]),
+    )
+
+
+def _unit(view):
+    cam, points, _ = PHOTOS[view]
+    return float(np.median(cam.project(points)[1]))
+
+
+@pytest.mark.parametrize("surer", ["forward", "backward"])
+def test_edges_are_exact_in_the_images_own_units(surer):
+    more = 4.0 if surer == "forward" else 8.0
+    edges = edges_from_samples([_sample(3, 1, scale=7.0), _sample(1, 3, 0.2, confidence=more)])
+    (edge,) = edges
+    assert (edge.first, edge.second) == (1, 3)
+    relative = PHOTOS[3][0].cam_from_world @ PHOTOS[1][0].world_from_cam
+    np.testing.assert_allclose(edge.rotation, relative[:3, :3], atol=1e-9)
+    np.testing.assert_allclose(edge.translation * _unit(3), relative[:3, 3], atol=1e-8)
+    assert edge.scale == pytest.approx(_unit(1) / _unit(3))
+    assert edge.front is not None
+    assert edge.front.checked > 100
+    assert edge.front.in_front == 0
+
+
+def test_without_confidence_every_pixel_counts():
+    (edge,) = edges_from_samples([_sample(1, 2, confidence=1.0), _sample(2, 1, confidence=1.0)])
+    assert edge.front is not None
+    assert edge.front.checked > SIDE * SIDE
+
+
+def test_images_that_are_never_a_frame_and_self_pairs_give_no_edge():
+    assert edges_from_samples([_sample(0, 1), _sample(2, 2)]) == []
+
+
+def test_wrong_fronts_are_named_from_pointmaps():
+    views = range(0, building.VIEWS, 2)
+    right = [p for p in building.true_pairs() if p[0] in views and p[1] in views]
+    wrong = {p: t for p, t in building.mistaken_pairs().items() if p[0] in views and p[1] in views}
+    samples = []
+    for k, (i, j) in enumerate(right):
+        samples += [_sample(i, j, scale=1 + 0.1 * k), _sample(j, i, scale=2.0)]
+    for (i, j), taken in wrong.items():
+        samples += [_sample(i, j, taken=taken), _sample(j, i, taken=(j + i - taken) % 24)]
+    names = [str(view) for view in range(building.VIEWS)]
+    verdict = verify_edges(edges_from_samples(samples), names)
+    assert verdict.kept == right
+    assert {(int(r.first), int(r.second)) for r in verdict.rejected} == set(wrong)
+    assert verdict.components[0] == list(views)

@@ -10,8 +10,9 @@ Image Search", ICCV 2013 (ASMK).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -78,9 +79,11 @@ def image_similarity(
     options = options or RetrievalOptions()
     if not encoded:
         raise ValueError("image_similarity needs at least one encoded image, got none")
-    tokens = [e.tokens.reshape(-1, e.tokens.shape[-1]).float().cpu() for e in encoded]
-    whitening = learn_whitening(tokens, options.shrinkage, options.dimensions)
-    features = [torch.nn.functional.normalize(whitening.apply(t), dim=-1) for t in tokens]
+    whitening = learn_whitening(map(_tokens, encoded), options.shrinkage, options.dimensions)
+    features = [
+        torch.nn.functional.normalize(whitening.apply(tokens), dim=-1)
+        for tokens in map(_tokens, encoded)
+    ]
     every = max(1, sum(map(len, features)) // _VOCABULARY_TOKENS)
     vocabulary = learn_vocabulary(torch.cat(features)[::every], options.words, options.seed)
     similarity = word_similarity(features, vocabulary, options.assignments, options.assignments)
@@ -91,26 +94,32 @@ def image_similarity(
 
 
 def learn_whitening(
-    features: Sequence[Tensor], shrinkage: float = 0.0, dimensions: int | None = None
+    features: Iterable[Tensor], shrinkage: float = 0.0, dimensions: int | None = None
 ) -> Whitening:
-    """Learn the whitening of features from their own mean and covariance.
+    """Learn the whitening of features from their own mean and covariance, in one pass.
 
     Args:
-        features: each (n, D).
+        features: each (n, D), at least one.
         shrinkage: added to the variances, as a share of their mean; damps the noise of components
             that hardly vary.
         dimensions: components kept; None keeps all.
     """
-    count = sum(map(len, features))
-    mean = torch.stack([f.double().sum(0) for f in features]).sum(0) / count
-    covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
-    for part in features:
-        centred = part.double() - mean
-        covariance += centred.T @ centred
-    variance, axes = torch.linalg.eigh(covariance / count)
+    parts = iter(features)
+    first = next(parts).double()
+    shift, count = first.mean(0), 0  # near the mean, so that no digits are lost
+    total = torch.zeros_like(shift)
+    square = torch.zeros(len(shift), len(shift), dtype=torch.float64)
+    for part in chain([first], parts):
+        moved = part.double() - shift
+        total += moved.sum(0)
+        square += moved.T @ moved
+        count += len(part)
+    offset = total / count
+    covariance = square / count - offset[:, None] * offset
+    variance, axes = torch.linalg.eigh(covariance)
     variance, axes = variance.flip(0).clamp_min(1e-14), axes.flip(1)
     deviation = (variance + shrinkage * variance.mean()).sqrt()
-    return Whitening(mean, (axes / deviation)[:, :dimensions])
+    return Whitening(shift + offset, (axes / deviation)[:, :dimensions])
 
 
 def learn_vocabulary(features: Tensor, words: int, seed: int = 0) -> Tensor:
@@ -216,6 +225,10 @@ def farthest_images(
         picked.append(following)
         nearest = np.minimum(nearest, distance[following])
     return picked, gaps
+
+
+def _tokens(encoded: EncodedImages) -> Tensor:
+    return encoded.tokens.reshape(-1, encoded.tokens.shape[-1]).float().cpu()
 
 
 def _nearest_words(features: Tensor, vocabulary: Tensor, count: int) -> Tensor:

@@ -18,7 +18,9 @@ from ..geometry.camera import Camera
 from ..geometry.pose import relative_pose
 from ..models.two_view import EncodedImages, TwoViewModel
 from .alignment import AlignedCameras, PairSamples, align_pairs
+from .evidence import OwnMap
 from .images import View
+from .job import Job
 from .matching import Matches
 from .predict import Precision
 from .progress import Progress
@@ -27,26 +29,13 @@ from .scene import Tracks
 from .sfm import MatchGraph, SfmOptions, SfmResult, SparseModel, reconstruct_from_matches
 
 
-@dataclass(frozen=True)
-class OwnMap:
-    """What a pair says of its first image, kept for the dense depth.
-
-    Attributes:
-        depth: (H, W) float32, in the pair's own scale.
-        confidence: (H, W) float32.
-    """
-
-    depth: np.ndarray
-    confidence: np.ndarray
-
-
 @dataclass
 class Work:
     """Everything one run gathers on its way."""
 
     model: TwoViewModel
     views: list[View]
-    encoded: list[EncodedImages]
+    encoded: Sequence[EncodedImages]
     pairs: list[tuple[int, int]]
     samples: list[PairSamples] = field(default_factory=list)
     graph: MatchGraph | None = None
@@ -55,6 +44,7 @@ class Work:
     own_maps: dict[tuple[int, int], OwnMap] = field(default_factory=dict)
     keeps_own_maps: bool = False
     precision: Precision = "float32"
+    job: Job | None = None
     warnings: list[str] = field(default_factory=list)
     rejected: list[RejectedPair] = field(default_factory=list)
     timings_s: dict[str, float] = field(default_factory=dict)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from types import EllipsisType
 from typing import Any, Literal
 
 import numpy as np
@@ -14,9 +15,9 @@ from torch import Tensor
 
 from ..geometry.camera import Camera
 from ..models.loading import load_model
-from ..models.two_view import PairPrediction, TwoViewModel, ViewPrediction
-from .alignment import sample_pair
-from .cameras import OwnMap, Solution, Work, network_camera, solve_cameras
+from ..models.two_view import PairPrediction, TwoViewModel
+from ._sources import list_sources
+from .cameras import Solution, Work, network_camera, solve_cameras
 from .defaults import inference_defaults
 from .dense import (
     DepthMap,
@@ -27,14 +28,17 @@ from .dense import (
     pointmap_depth,
     sweep_depth,
 )
+from .evidence import PairEvidence, PairReader, own_map
 from .graph import make_pairs
-from .images import View, load_images
-from .matching import MatchingOptions, match_pair
+from .images import LoadedImages, View, load_images
+from .job import Job
+from .matching import MatchingOptions
 from .predict import Precision, encode_views, mixed_precision, predict_pairs
 from .progress import Progress, make_progress
 from .report import SceneReport
 from .scene import Scene, SceneView
 from .sfm import MatchGraph, SfmOptions
+from .store import JobStore
 
 CameraRoad = Literal["auto", "matches", "pointmaps"]
 DepthRoad = Literal["auto", "sweep", "pointmaps"]
@@ -54,6 +58,7 @@ def reconstruct(
     sweep: SweepOptions | None = None,
     batch_size: int = 2,
     precision: Precision = "float32",
+    job: str | Path | JobStore | None = None,
     progress: bool | Callable[[str, int, int], None] = True,
 ) -> Scene:
     """Reconstruct cameras and dense geometry from photos of one place.
@@ -71,6 +76,9 @@ def reconstruct(
         matching, sfm, sweep: options of the stages.
         batch_size: pairs decoded at once; halved when memory runs out.
         precision: of the network's matrix products, "bfloat16" and "float16" are faster on GPUs.
+        job: a folder that remembers features, pairs and depth maps, so that the same call, killed
+            at any moment, goes on to the same scene, and a later call with some other photos
+            computes only what is new; images and pairs then run one at a time.
         progress: False for silence, True for a bar in the terminal, or a function that receives
             (stage, done, total).
 
@@ -100,9 +108,9 @@ def reconstruct(
                 "depth='sweep' need; leave both at 'auto'"
             )
         size = defaults.size if size is None else size
-        with show.stage("photos", 1) as _:
-            loaded = load_images(photos, size=size, patch_size=network.config.patch_size)
-        work = _encode(network, loaded.views, graph, precision, show)
+        store = JobStore(job) if isinstance(job, str | Path) else job
+        loaded = _load(photos, size, network.config.patch_size, show)
+        work = _encode(network, loaded.views, graph, precision, store, show)
         work.keeps_own_maps = _own_maps_fit(work) and depth_road == "pointmaps"
         _decode(work, camera_road, matching, batch_size, show)
         solution = solve_cameras(work, cameras == "auto", sfm, show)
@@ -140,14 +148,31 @@ _MANY_VIEWS = 50  # from here on the features of the photos wait in half precisi
 _OWN_MAPS_BYTES = 2**29  # of depth and confidence kept per pair; beyond, pairs are decoded again
 
 
+def _load(photos: Any, size: int, patch_size: int, show: Progress) -> LoadedImages:
+    sources = list_sources(photos)
+    with show.stage("photos", len(sources)) as advance:
+        return load_images(*(sources, size, patch_size), progress=lambda done, total: advance(1))
+
+
 def _encode(
-    model: TwoViewModel, views: list[View], graph: str, precision: Precision, show: Progress
+    model: TwoViewModel,
+    views: list[View],
+    graph: str,
+    precision: Precision,
+    store: JobStore | None,
+    show: Progress,
 ) -> Work:
     pairs = make_pairs(len(views), graph) if len(views) > 1 else [(0, 0)]
     work = Work(model, views, [], pairs, focal_votes_px=[[] for _ in views], precision=precision)
     keep = torch.float16 if len(views) >= _MANY_VIEWS else None
     with work.timed("encode"), show.stage("encode", len(views)) as advance:
-        work.encoded = encode_views(model, views, progress=advance, precision=precision, keep=keep)
+        if store is None:
+            work.encoded = encode_views(
+                model, views, progress=advance, precision=precision, keep=keep
+            )
+        else:
+            work.encoded = work.job = Job(store, model, views, precision, keep)
+            work.job.encode(advance)
     return work
 
 
@@ -171,35 +196,35 @@ def _decode(
     work.graph = MatchGraph(len(work.views)) if matched else None
     stage = "decode and match" if matched else "decode"
     with work.timed(stage), show.stage(stage, len(work.pairs)) as advance:
-        pairs = predict_pairs(
-            work.model, work.encoded, work.pairs, batch_size, precision=work.precision
+        reader = PairReader(
+            *(work.views, options if matched else None, work.keeps_own_maps, work.model.device)
         )
-        for result in pairs:
-            i, j = result.first, result.second
-            if work.keeps_own_maps:
-                work.own_maps[(i, j)] = _own_map(result.forward.view1)
-                work.own_maps[(j, i)] = _own_map(result.backward.view1)
-            samples = sample_pair(result)
-            work.samples += samples
-            for index, sample in ((i, samples[0]), (j, samples[1])):
-                if np.isfinite(sample.focal_px) and sample.focal_px > 0:
-                    scale = work.views[index].pixel_scale
-                    work.focal_votes_px[index].append(sample.focal_px * scale)
-            if work.graph is not None:
-                forward, backward = match_pair(
-                    result, work.views[i], work.views[j], options, work.model.device
-                )
-                work.graph.add(i, j, forward)
-                work.graph.add(i, j, backward)
-                work.matches[(i, j)] = forward
-            del result  # not kept while the next pair is decoded
+        if work.job is None:
+            results = predict_pairs(
+                work.model, work.encoded, work.pairs, batch_size, precision=work.precision
+            )
+            evidence = reader.read_all(results)
+        else:
+            evidence = work.job.evidence(work.pairs, reader)
+        for pair in evidence:
+            _gather(work, pair)
             advance(1)
 
 
-def _own_map(view: ViewPrediction, index: int | EllipsisType = ...) -> OwnMap:
-    """Copy depth and confidence out of a prediction, so that the rest of it can go."""
-    depth, confidence = view.pointmap[index][..., 2], view.confidence[index]
-    return OwnMap(depth.float().cpu().numpy().copy(), confidence.float().cpu().numpy().copy())
+def _gather(work: Work, pair: PairEvidence) -> None:
+    i, j = pair.first, pair.second
+    if pair.own_maps is not None:
+        work.own_maps[(i, j)], work.own_maps[(j, i)] = pair.own_maps
+    work.samples += pair.samples
+    for index, sample in zip((i, j), pair.samples, strict=True):
+        if np.isfinite(sample.focal_px) and sample.focal_px > 0:
+            scale = work.views[index].pixel_scale
+            work.focal_votes_px[index].append(sample.focal_px * scale)
+    if work.graph is not None and pair.matches is not None:
+        forward, backward = pair.matches
+        work.graph.add(i, j, forward)
+        work.graph.add(i, j, backward)
+        work.matches[(i, j)] = forward
 
 
 # -- depth -----------------------------------------------------------------------------------------
@@ -221,9 +246,18 @@ def _densify(
         for i in sorted(cameras):
             others = neighbours[i]
             if road == "sweep" and others:
-                maps[i] = _sweep(work, cameras, i, others, solution.anchors[i][1], options)
+                compute = partial(
+                    _sweep, *(work, cameras, i, others, solution.anchors[i][1], options)
+                )
             else:
-                maps[i] = _fuse(work, i, others, solution.anchors[i])
+                compute = partial(_fuse, work, i, others, solution.anchors[i])
+            if work.job is None:
+                maps[i] = compute()
+            else:
+                used = [i, *others]
+                placed = [(cameras[k].K, cameras[k].cam_from_world) for k in used]
+                inputs = [road, asdict(options), work.keeps_own_maps, placed, solution.anchors[i]]
+                maps[i] = work.job.depth(used, inputs, compute)
             advance(1)
         if len(maps) > 1 and road == "sweep":
             shares = check_consistency(maps, cameras, neighbours, options.agreement)
@@ -265,7 +299,7 @@ def _fuse(
     for j in others or [i]:
         own = work.own_maps.get((i, j))
         if own is None:
-            own = _own_map(_predict_directed(work, i, j).view1, 0)
+            own = own_map(_predict_directed(work, i, j).view1, 0)
         maps.append(own)
     depths, confidences = [m.depth for m in maps], [m.confidence for m in maps]
     height, width = depths[0].shape

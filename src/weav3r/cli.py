@@ -98,6 +98,10 @@ def reconstruct(
     min_confidence: Annotated[
         float | None, typer.Option(help="Leave out points below this confidence.")
     ] = None,
+    job: Annotated[
+        Path | None,
+        typer.Option(help="Folder that remembers the work: a killed run goes on from there."),
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Also write the report, as JSON.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
 ) -> None:
@@ -111,6 +115,8 @@ def reconstruct(
     _check_writable(out, "--output")
     if report is not None:
         _check_writable(report, "--report")
+    if job is not None:
+        _check_writable(job, "--job")
     prepare_model(model)
     scene = weav3r.reconstruct(
         source,
@@ -121,6 +127,7 @@ def reconstruct(
         cameras=cameras,  # type: ignore[arg-type]
         depth=depth,  # type: ignore[arg-type]
         precision=precision,  # type: ignore[arg-type]
+        job=job,
         progress=not quiet,
     )
     options: dict[str, Any] = {}

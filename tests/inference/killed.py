@@ -1,0 +1,80 @@
+"""Reconstruct in child processes that are killed, resume, and compare; run by `test_job`.
+
+Usage: killed.py FOLDER KILLS CAMERAS. One process pays for the imports; each attempt is a fork of
+it, which has nothing but the job folder from the attempts before.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import weav3r
+from weav3r.inference import pipeline  # here, so that the children need not
+from weav3r.models import TwoViewModel
+
+
+def reconstruct(model: TwoViewModel, cameras: str, job: Path, out: Path) -> None:
+    """Write every array of the scene."""
+    photos: list[Path | Image.Image] = [*sorted(weav3r.example_photos()["toy"].glob("*.jpg"))]
+    with Image.open(str(photos[0])) as photo:
+        photos.append(photo.crop((40, 30, photo.width - 20, photo.height - 10)))
+    scene = pipeline.reconstruct(
+        photos,
+        model,
+        size=96,
+        cameras=cameras,
+        depth="sweep",
+        progress=False,
+        job=job,
+    )
+    arrays = {}
+    for i, camera in enumerate(scene.cameras):
+        arrays |= {f"depth{i}": scene.depth(i), f"confidence{i}": scene.confidence(i)}
+        if camera is not None:
+            arrays |= {f"K{i}": camera.K, f"cam_from_world{i}": camera.cam_from_world}
+    np.savez(out, **arrays)
+
+
+def in_child(work: Callable[[], None], seconds: float | None = None) -> None:
+    """Fork, work, and kill the child after some seconds."""
+    child = os.fork()
+    if child == 0:
+        work()
+        os._exit(0)
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def main() -> None:
+    """Print for each kill how far the work had come and whether the scene is the same."""
+    folder, kills, cameras = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    model = weav3r.load_model("weav3r-small", device="cpu")
+    whole = folder / "whole.npz"
+    in_child(lambda: reconstruct(model, cameras, folder / "warm", folder / "warm.npz"))
+    start = time.perf_counter()
+    in_child(lambda: reconstruct(model, cameras, folder / "job", whole))
+    duration = time.perf_counter() - start
+    moments = random.Random(0)
+    for kill in range(kills):
+        job, out = folder / f"job{kill}", folder / f"scene{kill}.npz"
+        attempt = lambda job=job, out=out: reconstruct(model, cameras, job, out)  # noqa: E731
+        in_child(attempt, moments.uniform(0.05, 0.95) * duration)
+        entries = len(list(job.glob("*/*/*.entry")))
+        in_child(attempt)
+        with np.load(whole) as expected, np.load(out) as found:
+            same = expected.files == found.files
+            same = same and all(np.array_equal(expected[k], found[k], True) for k in found.files)
+        print(entries, "same" if same else "different", flush=True)
+
+
+if __name__ == "__main__":
+    main()

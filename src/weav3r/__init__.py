@@ -15,19 +15,33 @@ from pathlib import Path as _Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .inference.known import Known, KnownView, prior
     from .inference.pipeline import reconstruct
     from .inference.scene import Scene
     from .inference.two_view import PairMatch, match
     from .models import load_model
 
 __version__ = _version("weav3r")
-__all__ = ["PairMatch", "Scene", "example_photos", "load_model", "match", "reconstruct"]
+__all__ = [
+    "Known",
+    "KnownView",
+    "PairMatch",
+    "Scene",
+    "example_photos",
+    "load_model",
+    "match",
+    "prior",
+    "reconstruct",
+]
 
 _HOME = {
+    "Known": ".inference.known",
+    "KnownView": ".inference.known",
     "PairMatch": ".inference.two_view",
     "Scene": ".inference.scene",
     "load_model": ".models",
     "match": ".inference.two_view",
+    "prior": ".inference.known",
     "reconstruct": ".inference.pipeline",
 }
 

@@ -29,6 +29,7 @@ _HEADER_NAMES = {
     torch.int8: "I8",
 }
 _REMAP_BYTES = 64 * 2**20
+_MAX_HEADER_BYTES = 8 * 2**20  # 1000 tensors take 130 kB
 _MAX_TEXT_BYTES = 4 * 2**20  # of what stands beside weights; a configuration has 2 kB
 
 
@@ -70,6 +71,7 @@ class TensorFile(LazyTensors):
         self.file, self._keep = file, keep
         self._read = 0
         with _named_errors(file):
+            _check_header_size(file)
             self._handle = safe_open(str(file), framework="pt", device="cpu")
             self.metadata: dict[str, str] = dict(self._handle.metadata() or {})
             self._stored = set(self._handle.keys())
@@ -78,6 +80,8 @@ class TensorFile(LazyTensors):
                 for key in self._handle.keys()
                 if not key.endswith(SCALE_SUFFIX)
             }
+            for shape in self.shapes.values():  # an axis of 0 may stand beside absurd ones
+                torch.empty(shape, device="meta")
             self.views = frozenset(
                 key for key in self.shapes if self._handle.get_slice(key).get_dtype() == "F32"
             )
@@ -100,6 +104,16 @@ class TensorFile(LazyTensors):
             if value.dtype != torch.float32 or not self._keep:
                 self._read += value.nbytes
             return value
+
+
+def _check_header_size(file: Path) -> None:
+    with open(file, "rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+    if size > _MAX_HEADER_BYTES:
+        raise ValueError(
+            f"a header of {size} bytes, expected at most {_MAX_HEADER_BYTES}; is it a web page, a "
+            "git-lfs pointer or another kind of file?"
+        )
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -198,3 +199,23 @@ def test_a_configuration_from_a_windows_editor(tiny: TwoViewModel, tmp_path: Pat
     config = tmp_path / "config.json"
     config.write_text(config.read_text(), encoding="utf-8-sig")
     assert load_model(tmp_path, device="cpu").config == tiny.config
+
+
+def with_header(path: Path, tensors: dict[str, object]) -> Path:
+    text = json.dumps(tensors).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    return path
+
+
+def test_headers_that_describe_too_much(tmp_path: Path) -> None:
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    path = with_header(tmp_path / "a.safetensors", {f"k{i}": empty for i in range(150_000)})
+    with pytest.raises(ValueError, match="a.safetensors is not .* a header of .* at most 8388608"):
+        TensorFile(path)
+    for shape in ([0, 2**63 - 1, 2**40], [0, 2**64 - 1]):
+        with_header(path, {"k": {**empty, "shape": shape}})
+        with pytest.raises(ValueError, match="a.safetensors is not a readable safetensors file"):
+            TensorFile(path)
+    path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match="a web page, a git-lfs pointer or another kind of file"):
+        TensorFile(path)

@@ -1,4 +1,4 @@
-"""The view graph of pointmap predictions: relative similarities of images, with evidence."""
+"""The view graph that `verify_edges` judges, from pointmaps or from matches."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from .front_evidence import ObservedDepth, front_evidence
 from .verification import RelativeEdge
 
 if TYPE_CHECKING:
+    from ..geometry.pose import RelativePoseEstimate
     from .alignment import PairSamples
 
 _UNSURE = 1.01  # confidence of pixels of which the network knows nothing, such as sky
@@ -66,6 +67,21 @@ def edges_from_samples(samples: Sequence[PairSamples]) -> list[RelativeEdge]:
         for key, (score, sample) in sorted(best.items())
         if key[0] in own and key[1] in own
     ]
+
+
+def edge_from_matches(
+    first: int, second: int, estimate: RelativePoseEstimate
+) -> RelativeEdge | None:
+    """Turn the relative pose that matches gave into an edge without lengths; None if they failed.
+
+    The direction of the translation counts only where the views have parallax. Matches of photos
+    without known focal lengths serve, too: their rotations are wrong by a few degrees.
+    """
+    if not estimate:
+        return None
+    pose = estimate.cam2_from_cam1
+    direction = np.zeros(3) if estimate.kind == "rotation" else pose[:3, 3]
+    return RelativeEdge(first, second, pose[:3, :3], direction)
 
 
 def _own_map(parts: Sequence[PairSamples]) -> _OwnMap:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from weav3r.geometry.pose import RelativePoseEstimate
 from weav3r.inference.alignment import PairSamples
 from weav3r.inference.verification import verify_edges
-from weav3r.inference.view_graph import edges_from_samples
+from weav3r.inference.view_graph import edge_from_matches, edges_from_samples
 
 _spec = importlib.util.spec_from_file_location("building", Path(__file__).with_name("building.py"))
 assert _spec is not None and _spec.loader is not None
@@ -98,3 +99,21 @@ def test_wrong_fronts_are_named_from_pointmaps():
     assert verdict.kept == right
     assert {(int(r.first), int(r.second)) for r in verdict.rejected} == set(wrong)
     assert verdict.components[0] == list(views)
+
+
+def _estimate(kind="general", reason=""):
+    pose = np.eye(4)
+    pose[:3, 3] = [0, 0.6, 0.8]
+    every = np.ones(20, bool)
+    return RelativePoseEstimate(pose, every, 20, np.eye(3), np.eye(3), kind=kind, reason=reason)
+
+
+def test_matches_give_directions_without_lengths():
+    edge = edge_from_matches(2, 5, _estimate())
+    assert edge is not None
+    assert (edge.first, edge.second, edge.scale) == (2, 5, None)
+    assert edge.translation.tolist() == [0, 0.6, 0.8]
+    turned = edge_from_matches(2, 5, _estimate(kind="rotation"))
+    assert turned is not None
+    assert turned.translation.tolist() == [0, 0, 0]
+    assert edge_from_matches(2, 5, _estimate(reason="too few matches")) is None

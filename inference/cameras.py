@@ -21,6 +21,10 @@ from .alignment import AlignedCameras, PairSamples, align_pairs
 from .evidence import OwnMap
 from .images import View
 from .job import Job
+from .known import Given
+from .known_alignment import align_known
+from .known_cameras import apply_known
+from .known_evidence import PairPoints, check_evidence, points_of_samples
 from .matching import Matches
 from .predict import Precision
 from .progress import Progress
@@ -45,6 +49,7 @@ class Work:
     keeps_own_maps: bool = False
     precision: Precision = "float32"
     job: Job | None = None
+    given: Given = field(default_factory=Given)
     warnings: list[str] = field(default_factory=list)
     rejected: list[RejectedPair] = field(default_factory=list)
     timings_s: dict[str, float] = field(default_factory=dict)
@@ -70,6 +75,7 @@ class Solution:
         components: images of each component, largest first.
         road: "matches", "pointmaps" or "single".
         tracks: sparse points with their observations, if the road makes some.
+        metric: whether every component has its unit from given metres.
     """
 
     cameras: dict[int, Camera]
@@ -78,6 +84,7 @@ class Solution:
     components: list[list[int]]
     road: str
     tracks: Tracks | None = None
+    metric: bool = False
 
 
 def solve_cameras(
@@ -91,13 +98,33 @@ def solve_cameras(
             the best pair of photos is tried before them.
         options: of the matches' road.
         show: progress.
+
+    Raises:
+        ConventionError: what is known follows another convention than the photos show.
     """
+    guesses = _focal_guesses(work)
+    if work.given.views:
+        work.warnings += check_evidence(work.given, work.views, _pair_points(work), guesses)
+    solution = _solve(work, may_switch, options, show)
+    return apply_known(solution, work.given, work.views, guesses)
+
+
+def _pair_points(work: Work) -> list[PairPoints]:
+    """Corresponding points of all pairs: matches, or what the pointmaps put in one place."""
+    if work.matches:
+        return [PairPoints(i, j, m.xy1, m.xy2) for (i, j), m in sorted(work.matches.items())]
+    return [points_of_samples(s, work.views) for s in work.samples if s.frame != s.other]
+
+
+def _solve(work: Work, may_switch: bool, options: SfmOptions | None, show: Progress) -> Solution:
     if len(work.views) == 1:
         work.warnings.append("one photo only: shape and scale are the network's guess")
         return _solve_single(work)
     if work.graph is not None:
         with work.timed("cameras"), show.stage("cameras", 1) as _:
-            found = reconstruct_from_matches(work.views, work.graph, _focal_guesses(work), options)
+            found = reconstruct_from_matches(
+                work.views, work.graph, _focal_guesses(work), options, work.given
+            )
             work.rejected = [
                 RejectedPair(
                     work.views[pair[0]].name,
@@ -119,7 +146,10 @@ def solve_cameras(
             "cameras are guesses from the regressed pointmaps"
         )
     with work.timed("cameras"), show.stage("cameras", 1) as _:
-        aligned = align_pairs(work.samples, len(work.views))
+        if work.given.solvable:
+            aligned = align_known(work.samples, work.views, work.given)
+        else:
+            aligned = align_pairs(work.samples, len(work.views))
     return _from_aligned(work, aligned)
 
 
@@ -227,7 +257,8 @@ def _from_best_pair(work: Work, found: SfmResult, min_inlier_ratio: float) -> So
     K = {}
     for k in (i, j):
         view = work.views[k]
-        K[k] = _intrinsics(view.exif_focal_px or guesses[k], *view.ledger.original_size)
+        guess = _intrinsics(view.exif_focal_px or guesses[k], *view.ledger.original_size)
+        K[k] = work.given.intrinsics.get(k, guess)
     scale = max(work.views[k].pixel_scale for k in (i, j))
     sizes = {k: work.views[k].ledger.original_size for k in (i, j)}
     estimate = relative_pose(matches.xy1, matches.xy2, K[i], K[j], sizes[i], sizes[j], 1.5 * scale)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -29,13 +29,16 @@ from .dense import (
     sweep_depth,
 )
 from .evidence import PairEvidence, PairReader, own_map
-from .graph import make_pairs
+from .graph import make_pairs, reads_similarity
 from .images import LoadedImages, View, load_images
 from .job import Job
+from .known import KnownSource, as_known, masked_matches, masked_samples, resolve, with_masks
+from .known_cameras import with_known_depth
 from .matching import MatchingOptions
 from .predict import Precision, encode_views, mixed_precision, predict_pairs
 from .progress import Progress, make_progress
 from .report import SceneReport
+from .retrieval import image_similarity
 from .scene import Scene, SceneView
 from .sfm import MatchGraph, SfmOptions
 from .store import JobStore
@@ -53,6 +56,8 @@ def reconstruct(
     graph: str = "auto",
     cameras: CameraRoad = "auto",
     depth: DepthRoad = "auto",
+    known: KnownSource | None = None,
+    focal_px: float | None = None,
     matching: MatchingOptions | None = None,
     sfm: SfmOptions | None = None,
     sweep: SweepOptions | None = None,
@@ -73,6 +78,11 @@ def reconstruct(
             (alignment of the regressed pointmaps) or "auto" (what measured better for the model;
             the other road where it fails).
         depth: "sweep" (descriptors compared along viewing rays), "pointmaps", or "auto".
+        known: intrinsics, poses, depths, masks and distances that are known, for some photos or
+            all: a `weav3r.Known`, a dict of file name -> `weav3r.KnownView` (or a dict of its
+            fields), a COLMAP model folder, a transforms.json or a cameras.json. Fixed values come
+            back bit for bit; given poses set the world frame and its unit.
+        focal_px: known focal length of all photos, in original pixels.
         matching, sfm, sweep: options of the stages.
         batch_size: pairs decoded at once; halved when memory runs out.
         precision: of the network's matrix products, "bfloat16" and "float16" are faster on GPUs.
@@ -91,7 +101,9 @@ def reconstruct(
     Raises:
         FileNotFoundError: a photo or folder does not exist.
         ValueError: no photo is usable, or an option is unknown.
+        ConventionError: something known follows another convention; the message names it.
     """
+    known = as_known(known, focal_px)
     _check_choice("cameras", cameras, ("auto", "matches", "pointmaps"))
     _check_choice("depth", depth, ("auto", "sweep", "pointmaps"))
     start = time.perf_counter()
@@ -110,11 +122,16 @@ def reconstruct(
         size = defaults.size if size is None else size
         store = JobStore(job) if isinstance(job, str | Path) else job
         loaded = _load(photos, size, network.config.patch_size, show)
+        given = resolve(known, loaded.views)
+        loaded = replace(loaded, views=with_masks(loaded.views, given))
         work = _encode(network, loaded.views, graph, precision, store, show)
+        work.given = given
+        work.warnings += given.warnings
         work.keeps_own_maps = _own_maps_fit(work) and depth_road == "pointmaps"
         _decode(work, camera_road, matching, batch_size, show)
         solution = solve_cameras(work, cameras == "auto", sfm, show)
         maps = _densify(work, solution, depth_road, sweep, show)
+        maps = with_known_depth(maps, given, work.views)
     work.timings_s["other"] = time.perf_counter() - start - sum(work.timings_s.values())
     report = SceneReport(
         images=[view.name for view in work.views],
@@ -131,6 +148,7 @@ def reconstruct(
             "cameras": solution.road,
             "depth": depth_road,
             "device": str(network.device),
+            **({"known": given.summary()} if given.summary() else {}),
         },
     )
     return _build_scene(work, solution, maps, report)
@@ -162,7 +180,8 @@ def _encode(
     store: JobStore | None,
     show: Progress,
 ) -> Work:
-    pairs = make_pairs(len(views), graph) if len(views) > 1 else [(0, 0)]
+    by_similarity = len(views) > 1 and reads_similarity(len(views), graph)
+    pairs = [] if by_similarity else make_pairs(len(views), graph) if len(views) > 1 else [(0, 0)]
     work = Work(model, views, [], pairs, focal_votes_px=[[] for _ in views], precision=precision)
     keep = torch.float16 if len(views) >= _MANY_VIEWS else None
     with work.timed("encode"), show.stage("encode", len(views)) as advance:
@@ -173,6 +192,9 @@ def _encode(
         else:
             work.encoded = work.job = Job(store, model, views, precision, keep)
             work.job.encode(advance)
+    if by_similarity:
+        with work.timed("choose pairs"):
+            work.pairs = make_pairs(len(views), graph, similarity=image_similarity(work.encoded))
     return work
 
 
@@ -215,13 +237,15 @@ def _gather(work: Work, pair: PairEvidence) -> None:
     i, j = pair.first, pair.second
     if pair.own_maps is not None:
         work.own_maps[(i, j)], work.own_maps[(j, i)] = pair.own_maps
-    work.samples += pair.samples
+    work.samples += [masked_samples(sample, work.views) for sample in pair.samples]
     for index, sample in zip((i, j), pair.samples, strict=True):
         if np.isfinite(sample.focal_px) and sample.focal_px > 0:
             scale = work.views[index].pixel_scale
             work.focal_votes_px[index].append(sample.focal_px * scale)
     if work.graph is not None and pair.matches is not None:
-        forward, backward = pair.matches
+        forward, backward = (
+            masked_matches(found, work.views[i], work.views[j]) for found in pair.matches
+        )
         work.graph.add(i, j, forward)
         work.graph.add(i, j, backward)
         work.matches[(i, j)] = forward
@@ -332,7 +356,7 @@ def _build_scene(
     return Scene(
         views=views,
         components=solution.components,
-        scale="relative",
+        scale="metric" if solution.metric else "relative",
         report=report,
         tracks=solution.tracks,
         min_confidence=_default_threshold(maps, report.settings["depth"]),

@@ -94,6 +94,13 @@ def reconstruct(
     ] = "auto",
     cameras: Annotated[str, typer.Option(help="Cameras from: auto, matches, pointmaps.")] = "auto",
     depth: Annotated[str, typer.Option(help="Depth from: auto, sweep, pointmaps.")] = "auto",
+    known: Annotated[
+        Path | None,
+        typer.Option(help="Known cameras: COLMAP folder, transforms.json, cameras.json, K.txt."),
+    ] = None,
+    focal: Annotated[
+        float | None, typer.Option(help="Known focal length of all photos, original pixels.")
+    ] = None,
     precision: PrecisionOption = "float32",
     min_confidence: Annotated[
         float | None, typer.Option(help="Leave out points below this confidence.")
@@ -126,6 +133,8 @@ def reconstruct(
         graph=graph,
         cameras=cameras,  # type: ignore[arg-type]
         depth=depth,  # type: ignore[arg-type]
+        known=known,
+        focal_px=focal,
         precision=precision,  # type: ignore[arg-type]
         job=job,
         progress=not quiet,
@@ -168,7 +177,9 @@ def match(
         _check_writable(out, "--output")
     prepare_model(model)
     pair = weav3r.match(
-        *(image1, image2, model),
+        image1,
+        image2,
+        model=model,
         device=device,
         size=size,
         precision=precision,  # type: ignore[arg-type]

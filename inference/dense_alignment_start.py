@@ -16,7 +16,7 @@ from .dense_alignment_samples import Float64Array, Samples
 from .dense_alignment_state import State, procrustes
 
 _LONE_VOTE = 0.03  # relative standard deviation of a focal length that nothing confirms
-_SUREST_VOTE = 0.003  # and of one on which all pairs agree
+_SUREST_VOTE = 0.005  # and of one on which all pairs agree
 
 
 def spanning_tree(samples: Samples) -> list[int]:

@@ -8,11 +8,12 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from .alignment import GRID, AlignedCameras, PairSamples
-from .dense_alignment import DenseAlignment, align_samples
-from .dense_alignment_samples import ImageSamples, Samples
+from .alignment import GRID, AlignedCameras, PairSamples, samples_on_grid
+from .dense_alignment import DenseAlignment, DenseOptions, align_samples
 from .images import View
 from .known import Given, at_network_size
+
+_OPTIONS = DenseOptions(focal_evidence=False)  # as in `align_pairs`
 
 
 def align_known(
@@ -40,41 +41,9 @@ def align_known(
         images = [int(i) for i in np.flatnonzero(label == k)]
         inside = [e for e in edges if label[e.frame] == k]
         arrays = _known_arrays([views[i] for i in images], images, given)
-        result = align_samples(_on_one_grid(inside, images), **arrays)  # type: ignore[arg-type]
+        result = align_samples(samples_on_grid(inside, images), _OPTIONS, **arrays)  # type: ignore[arg-type]
         found.append(_as_cameras(result, images, inside))
     return sorted(found, key=lambda c: (-len(c.images), c.images[0]))
-
-
-def _on_one_grid(edges: Sequence[PairSamples], images: list[int]) -> Samples:
-    number = {image: n for n, image in enumerate(images)}
-    pairs = np.array([[number[e.frame], number[e.other]] for e in edges])
-    row = np.zeros((len(edges), 2), dtype=np.intp)
-    collected = []
-    for n in range(len(images)):
-        edge, side = np.nonzero(pairs == n)
-        row[edge, side] = np.arange(len(edge))
-        shown = list(zip(edge.tolist(), side.tolist(), strict=True))
-        size = edges[edge[0]].sizes[side[0]]
-        confidence = np.stack([edges[e].confidence[s].numpy() for e, s in shown])
-        collected.append(
-            ImageSamples(
-                size=size,
-                xy=grid_xy(size),
-                points=np.stack([edges[e].points[s].numpy() for e, s in shown]).astype(np.float32),
-                confidence=confidence.astype(np.float32),
-                edge=edge,
-                side=side,
-            )
-        )
-    score = [float(e.confidence.mean(-1).prod()) for e in edges]
-    return Samples(pairs, np.array(score), collected, row)
-
-
-def grid_xy(size: tuple[int, int]) -> np.ndarray:
-    """(n, 2) pixel centres of the sampling grid, row by row."""
-    rows, columns = (np.round(np.linspace(0, n - 1, GRID)) + 0.5 for n in size)
-    x, y = np.meshgrid(columns, rows)
-    return np.stack([x, y], -1).reshape(-1, 2)
 
 
 def _known_arrays(

@@ -80,3 +80,62 @@ def seed_model(
         return None
     triangulated.write(target)
     return target
+
+
+def weigh_focals(model: pycolmap.Reconstruction, given: Given) -> None:
+    """Average adjusted focal lengths with their priors by inverse variances; adjust the rest again.
+
+    The variance of an adjusted focal length is that of the bundle adjustment, all else eliminated.
+    """
+    entries = {i: given.views[i - 1] for i in model.reg_image_ids() if i - 1 in given.intrinsics}
+    priors = {
+        model.image(i).camera_id: entry
+        for i, entry in entries.items()
+        if not entry.intrinsics_trust.fixed
+    }
+    if not priors:
+        return
+    adjuster = _adjuster(model, given, set())
+    summary = adjuster.solve().ceres_summary
+    freedom = summary.num_residuals - summary.num_effective_parameters
+    options = pycolmap.BACovarianceOptions()
+    covariance = pycolmap.estimate_ba_covariance(options, model, adjuster)
+    if covariance is None or freedom <= 0:
+        return
+    noise2 = 2 * summary.final_cost / freedom
+    for camera_id, entry in priors.items():
+        camera = model.camera(camera_id)
+        own = covariance.get_other_params_cov(camera.params)
+        if own is None or entry.K is None:
+            continue
+        params, focals = camera.params.copy(), camera.focal_length_idxs()
+        expected = np.diag(entry.K)[: len(focals)]
+        variance = noise2 * np.diag(own)[: len(focals)]
+        weight = variance / (variance + entry.intrinsics_trust.sigma**2)  # of the prior
+        params[focals] += weight * (expected - params[focals])
+        camera.params = params
+    _adjuster(model, given, set(priors)).solve()
+    model.update_point_3d_errors()
+
+
+def _adjuster(
+    model: pycolmap.Reconstruction, given: Given, held: set[int]
+) -> pycolmap.CeresBundleAdjuster:
+    """Bundle adjustment of a model with what is fixed, and the cameras `held`, constant."""
+    config = pycolmap.BundleAdjustmentConfig()
+    poses = [i + 1 for i in given.fixed_poses if i + 1 in model.reg_image_ids()]
+    for image_id in model.reg_image_ids():
+        config.add_image(image_id)
+        entry = given.views.get(image_id - 1)
+        camera_id = model.image(image_id).camera_id
+        if camera_id in held or (entry is not None and entry.fixed_K is not None):
+            config.set_constant_cam_intrinsics(camera_id)
+    if len(poses) > 1:
+        for image_id in poses:
+            config.set_constant_rig_from_world_pose(image_id)
+    else:
+        config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
+    options = pycolmap.BundleAdjustmentOptions()
+    options.print_summary = False
+    options.ceres.solver_options.num_threads = 1
+    return pycolmap.create_default_ceres_bundle_adjuster(options, config, model)

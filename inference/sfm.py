@@ -22,7 +22,7 @@ import pycolmap
 from ..geometry.camera import Camera
 from .images import View
 from .known import Given
-from .known_sfm import group_key, hold_known, known_camera, seed_model
+from .known_sfm import group_key, hold_known, known_camera, seed_model, weigh_focals
 from .matching import Matches
 
 _FOCAL_SHARES = (0.1, 50.0)  # of the long side: beyond are degenerate solutions, not lenses
@@ -300,6 +300,8 @@ def _map(
     found = pycolmap.incremental_mapping(
         database_path, folder, output, settings, input_path=seed or ""
     )
+    for reconstruction in found.values():
+        weigh_focals(reconstruction, given)
     models = [
         _to_model(reconstruction) for reconstruction in found.values() if _usable(reconstruction)
     ]

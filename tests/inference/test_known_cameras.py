@@ -211,9 +211,11 @@ def test_two_of_five_views_put_all_into_the_given_world(road: str) -> None:
     for i in (1, 3):
         assert np.array_equal(solution.cameras[i].cam_from_world, TRUTH[i].cam_from_world)
     for i in (0, 2, 4):
-        assert np.linalg.norm(solution.cameras[i].center - TRUTH[i].center) < 0.05  # of depth 3
+        # of depth 3; pointmaps hardly tell a longer focal length from a more distant camera
+        off = np.linalg.norm(solution.cameras[i].center - TRUTH[i].center)
+        assert off < (0.05 if road == "matches" else 0.1)
     depth = sparse_maps(solution)[0].depth / depths()[0]
-    assert np.nanmedian(depth) == pytest.approx(1, abs=0.02)
+    assert np.nanmedian(depth) == pytest.approx(1, abs=0.03)
 
 
 def test_one_pose_turns_the_world_and_a_distance_gives_the_unit() -> None:
@@ -309,3 +311,12 @@ def test_masked_pixels_count_neither_in_matches_nor_in_samples() -> None:
     assert (weak[0].reshape(GRID, GRID)[:, :20] < 1).all() and (weak[1] == 5).all()
     untouched = directed_samples(1, 2, 0.0)
     assert masked_samples(untouched, work.views) is untouched
+
+
+def test_a_prior_focal_length_counts_by_its_sigma() -> None:
+    focals = []
+    for sigma in (0.01, 1.0, 1000.0):
+        known = {name: KnownView(focal_px=155.0, intrinsics_trust=prior(sigma)) for name in NAMES}
+        focals.append(solve(known, noise=0.7).cameras[0].focal_px)
+    assert focals[0] == pytest.approx(155, abs=0.01) and 151 < focals[1] < 154.95
+    assert focals[2] == pytest.approx(FOCAL, abs=2)  # what the photos alone say

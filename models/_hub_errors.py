@@ -15,7 +15,10 @@ from .storage import CONFIG_FILE, WEIGHTS_FILE
 
 @contextmanager
 def translated(repo: str, revision: str, cache: Path) -> Iterator[None]:
-    """Turn the errors of the Hub's client into built-in ones that say what to do."""
+    """Turn the errors of the Hub's client into built-in ones that say what to do.
+
+    Only calls of the client belong inside: what it cannot make sense of is blamed on the answer.
+    """
     from huggingface_hub import utils as hf
 
     try:
@@ -45,12 +48,26 @@ def translated(repo: str, revision: str, cache: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OSError(error.errno, f"no space left for {repo}", str(cache)) from error
         raise
+    except hf.HFValidationError:
+        raise
     except Exception as error:
         if type(error).__module__.partition(".")[0] in _TRANSPORT:
             raise ConnectionError(_unreachable(repo, error)) from error
+        if isinstance(error, _SENSELESS):
+            raise no_answer_of_a_hub(repo) from error
         raise
 
 
+def no_answer_of_a_hub(repo: str) -> ConnectionError:
+    """Give the error for an answer that is not in the Hub's protocol."""
+    return ConnectionError(
+        f"what {endpoint()} answers for {repo} is no answer of a Hub; check HF_ENDPOINT and the "
+        "connection (does a captive portal or a proxy answer in its place?), or pass a local "
+        "folder or file"
+    )
+
+
+_SENSELESS = (ValueError, TypeError, LookupError, AttributeError, AssertionError, RecursionError)
 _TRANSPORT = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._hub_errors import how_to_get, translated
+from ._hub_errors import how_to_get, no_answer_of_a_hub, translated
 from .card import CARD_FILE, Provenance
 from .hub_cache import (
     cache_folder,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _API_SECONDS = 15.0
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # a hash, or what a mirror makes
 
 
 def download(
@@ -66,7 +68,8 @@ def download(
         FileNotFoundError: if there is no such repository, revision or weights file, or nothing in
             the cache when offline.
         PermissionError: if the repository is gated or private, or the token is not valid.
-        ConnectionError: if the Hub cannot be reached or breaks off.
+        ConnectionError: if the Hub cannot be reached, breaks off or talks nonsense.
+        ValueError: if it names a file in a way that leads out of the cache.
         OSError: if the disk is full.
     """
     repo, revision = split_hub_id(source, revision)
@@ -77,7 +80,7 @@ def download(
             raise FileNotFoundError(how_to_get(repo, revision, cache))
         return cached
     try:
-        with translated(repo, revision, cache), _progress_bars(progress):
+        with _quiet(progress):
             return _fetch(_Remote(repo, revision, cache, source), check)
     except (ConnectionError, PermissionError, FileNotFoundError) as error:
         if cached is None:
@@ -117,15 +120,17 @@ def describe(
     cache = cache_folder()
     if is_offline(offline):
         raise FileNotFoundError(how_to_get(repo, revision, cache))
-    with translated(repo, revision, cache), _progress_bars(False):
-        remote = _Remote(repo, revision, cache, source)
+    remote = _Remote(repo, revision, cache, source)
+    with _quiet(), translated(repo, revision, cache):
         info = _api().model_info(repo, revision=revision, timeout=_API_SECONDS, files_metadata=True)
-        files = {file.rfilename: file for file in info.siblings or []}
-        chosen = files[remote.require_weights(list(files))]
+        files = {str(file.rfilename): file for file in info.siblings or []}
+        tags = [str(tag) for tag in info.tags or []]
+    chosen = files[remote.require_weights(list(files))]
+    with _quiet():
         config = read_text(remote.get(CONFIG_FILE)) if CONFIG_FILE in files else None
-        stated = [tag.removeprefix("license:") for tag in info.tags or [] if "license:" in tag]
-        sha256 = chosen.lfs.sha256 if chosen.lfs else None
-        return RemoteFile(chosen.rfilename, chosen.size, sha256, "".join(stated[:1]), config)
+    stated = [tag.removeprefix("license:") for tag in tags if "license:" in tag]
+    sha256 = chosen.lfs.sha256 if chosen.lfs else None
+    return RemoteFile(chosen.rfilename, chosen.size, sha256, "".join(stated[:1]), config)
 
 
 def push_to_hub(
@@ -148,21 +153,19 @@ def push_to_hub(
     repo, branch = split_hub_id(repo_id, revision)
     if is_offline():
         raise ConnectionError(f"cannot upload {repo}: HF_HUB_OFFLINE forbids the network")
-    with tempfile.TemporaryDirectory() as name, translated(repo, branch, cache_folder()):
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_pretrained(
             model, folder, dtype=dtype, layout=layout, provenance=provenance, repo_id=repo
         )
-        api = _api(token)
-        api.create_repo(repo, private=private, exist_ok=True)
-        if branch != "main":
-            api.create_branch(repo, branch=branch, exist_ok=True)
-        api.create_commit(
-            repo,
-            [CommitOperationAdd(file.name, file) for file in sorted(folder.iterdir())],
-            commit_message=message or "Upload with weav3r",
-            revision=branch,
-        )
+        files = [CommitOperationAdd(file.name, file) for file in sorted(folder.iterdir())]
+        with translated(repo, branch, cache_folder()):
+            api = _api(token)
+            api.create_repo(repo, private=private, exist_ok=True)
+            if branch != "main":
+                api.create_branch(repo, branch=branch, exist_ok=True)
+            text = message or "Upload with weav3r"
+            api.create_commit(repo, files, commit_message=text, revision=branch)
     return f"{endpoint()}/{repo}"
 
 
@@ -176,30 +179,49 @@ class _Remote:
     def get(self, name: str) -> Path:
         from huggingface_hub import hf_hub_download
 
-        path = hf_hub_download(
-            self.repo,
-            name,
-            revision=self.revision,
-            cache_dir=self.cache,
-            endpoint=endpoint(),
-            library_name="weav3r",
-        )
+        self._check_names(name)
+        with translated(self.repo, self.revision, self.cache):
+            path = hf_hub_download(
+                self.repo,
+                name,
+                revision=self.revision,
+                cache_dir=self.cache,
+                endpoint=endpoint(),
+                library_name="weav3r",
+            )
         return Path(path)
+
+    def _check_names(self, name: str) -> None:
+        """Check what the Hub calls a file and its commit: the client makes paths of that."""
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+        with translated(self.repo, self.revision, self.cache):
+            url = hf_hub_url(self.repo, name, revision=self.revision, endpoint=endpoint())
+            found = get_hf_file_metadata(url, timeout=_API_SECONDS, library_name="weav3r")
+        for value in (found.etag, found.commit_hash):
+            if not value:
+                raise no_answer_of_a_hub(self.repo)
+            if ".." in value or not _SAFE_NAME.fullmatch(value):
+                raise ValueError(
+                    f"the Hub at {endpoint()} calls a file of {self.repo} {ascii(value[:100])}, "
+                    "which may lead out of the cache; nothing was downloaded, do not trust it"
+                )
 
     def names(self) -> list[str] | None:
         """List the files of the repository; None where a plain mirror has no listing."""
         from huggingface_hub.utils import HfHubHTTPError, RepositoryNotFoundError
         from huggingface_hub.utils import RevisionNotFoundError as RevisionMissing
 
-        try:
-            info = _api().model_info(self.repo, revision=self.revision, timeout=_API_SECONDS)
-        except (RepositoryNotFoundError, RevisionMissing):
-            raise
-        except HfHubHTTPError as error:
-            if error.response is not None and error.response.status_code in (404, 405, 501):
-                return None
-            raise
-        return [file.rfilename for file in info.siblings or []]
+        with translated(self.repo, self.revision, self.cache):
+            try:
+                info = _api().model_info(self.repo, revision=self.revision, timeout=_API_SECONDS)
+            except (RepositoryNotFoundError, RevisionMissing):
+                raise
+            except HfHubHTTPError as error:
+                if error.response is not None and error.response.status_code in (404, 405, 501):
+                    return None
+                raise
+            return [str(file.rfilename) for file in info.siblings or []]
 
     def require_weights(self, names: list[str]) -> str:
         weights = choose_weights(names)
@@ -227,6 +249,21 @@ def _api(token: str | None = None) -> Any:
     from huggingface_hub import HfApi
 
     return HfApi(endpoint=endpoint(), token=token, library_name="weav3r")
+
+
+@contextmanager
+def _quiet(progress: bool = False) -> Iterator[None]:
+    """Keep what the client logs about retries, and its bars, from the user who did not ask."""
+    from huggingface_hub.utils import logging as client_logging
+
+    level = client_logging.get_verbosity()
+    if os.environ.get("HF_HUB_VERBOSITY") is None:
+        client_logging.set_verbosity_error()
+    try:
+        with _progress_bars(progress):
+            yield
+    finally:
+        client_logging.set_verbosity(level)
 
 
 @contextmanager

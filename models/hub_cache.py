@@ -67,11 +67,14 @@ def is_offline(offline: bool | None = None) -> bool:
 
 
 def choose_weights(names: Iterable[str]) -> str | None:
-    """Choose the weights among the files of a folder: `model.safetensors`, else the only `.pth`."""
+    """Choose the weights among the files of a folder: `model.safetensors`, else the only `.pth`.
+
+    Files in folders below it are none of its own.
+    """
     names = set(names)
     if WEIGHTS_FILE in names:
         return WEIGHTS_FILE
-    others = [name for name in names if name.endswith(".pth")]
+    others = [name for name in names if name.endswith(".pth") and not set(name) & set("/\\")]
     return others[0] if len(others) == 1 else None
 
 

@@ -35,6 +35,8 @@ class LocalHub:
         has_api: whether the server lists files; plain mirrors do not.
         broken_off: how many of the next GETs of weights end half way.
         status: when not None, what every request is answered with.
+        listing: when not None, the body that takes the place of the list of files.
+        headers: sent in place of those of the same names with every file.
         requests: method and path of every request.
         tokens: every Authorization header that came.
         server: answers in a thread.
@@ -48,6 +50,8 @@ class LocalHub:
     has_api: bool = True
     broken_off: int = 0
     status: int | None = None
+    listing: bytes | None = None
+    headers: dict[str, str] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
     server: ThreadingHTTPServer | None = None
@@ -146,6 +150,9 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
     def _info(self, repo: str, revision: str) -> None:
+        if self.hub.listing is not None:
+            self._reply(200, self.hub.listing)
+            return
         if not self.hub.has_api:
             self._reply(404)
             return
@@ -180,7 +187,11 @@ class _Handler(BaseHTTPRequestHandler):
             "ETag": f'"{digest_of(data)}"',
             "X_Repo_Commit": commit,
             "Accept_Ranges": "bytes",
+            **self.hub.headers,
         }
+        if "Location" in headers:
+            self._reply(302, b"", **headers)
+            return
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("range", ""))
         start = int(wanted[1]) if wanted else 0
         if isinstance(data, bytes) and self.command == "GET" and self._breaks_off(name):

@@ -241,6 +241,60 @@ def test_a_file_that_is_broken_on_the_hub(hub: LocalHub, folder: Path) -> None:
         load_model(REPO, device="cpu")
 
 
+@pytest.mark.parametrize("header", ["ETag", "X_Repo_Commit"])
+@pytest.mark.parametrize("name", ["../../../../../x", "a/b", "..", "a" * 200, "x\\y"])
+def test_names_that_lead_out_of_the_cache(
+    hub: LocalHub, folder: Path, header: str, name: str
+) -> None:
+    hub.publish(REPO, folder)
+    hub.headers = {header: name}
+    with pytest.raises(ValueError, match=r"the Hub at http://127.* file of me/tiny .*out of the"):
+        load_model(REPO, device="cpu")
+    assert not any(r.startswith("GET") and "/resolve/" in r for r in hub.requests)
+    assert not [entry for entry in folder.parent.rglob("*") if entry.name == "x"]
+
+
+def test_a_repository_whose_files_lie_in_folders(hub: LocalHub, folder: Path) -> None:
+    hub.listing = b'{"id": "me/tiny", "siblings": [{"rfilename": "../../a.pth"}]}'
+    with pytest.raises(FileNotFoundError, match="no single .pth file"):
+        load_model(REPO, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        b"<html>Please log in</html>",
+        b"[1, 2]",
+        b"[1, 2",
+        b'{"id": "me/tiny", "siblings": [{"x": 1}]}',
+        b'{"id": "me/tiny", "siblings": 5}',
+    ],
+)
+def test_something_else_answers(hub: LocalHub, listing: bytes) -> None:
+    hub.listing = listing
+    for use in (load_model, checkpoint_info):
+        with pytest.raises(ConnectionError, match=r"http://127.* for me/tiny .*HF_ENDPOINT"):
+            use(REPO)
+
+
+def test_files_without_names(hub: LocalHub, folder: Path) -> None:
+    hub.publish(REPO, folder)
+    hub.headers = {"ETag": ""}
+    with pytest.raises(ConnectionError, match="no answer of a Hub.*captive portal"):
+        load_model(REPO, device="cpu")
+
+
+def test_a_redirect_to_nowhere(
+    hub: LocalHub, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    hub.publish(REPO, folder)
+    hub.headers = {"Location": "http://127.0.0.1:1/x"}
+    with pytest.raises(ConnectionError, match="cannot reach the Hub at .* for me/tiny") as caught:
+        load_model(REPO, device="cpu")
+    assert len(str(caught.value)) < 300 and capfd.readouterr() == ("", "")
+
+
 def test_a_full_disk(hub: LocalHub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
@@ -375,4 +429,5 @@ def test_the_weights_of_a_folder() -> None:
     assert choose_weights(["a.pth", "model.safetensors"]) == "model.safetensors"
     assert choose_weights(["a.pth", "README.md"]) == "a.pth"
     assert choose_weights(["a.pth", "b.pth"]) is None
+    assert choose_weights(["a/b.pth", "../c.pth", "d\\e.pth"]) is None
     assert choose_weights([]) is None

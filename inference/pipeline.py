@@ -37,7 +37,8 @@ from .known_cameras import with_known_depth
 from .matching import MatchingOptions
 from .predict import Precision, encode_views, mixed_precision, predict_pairs
 from .progress import Progress, make_progress
-from .report import SceneReport
+from .report import EdgeReport, SceneReport
+from .residuals import edge_reports
 from .retrieval import image_similarity
 from .scene import Scene, SceneView
 from .sfm import MatchGraph, SfmOptions
@@ -138,6 +139,7 @@ def reconstruct(
         problems=list(loaded.problems),
         pairs=list(work.pairs),
         rejected=work.rejected,
+        edges=_edges(work, solution),
         components=[[work.views[i].name for i in c] for c in solution.components],
         timings_s=dict(work.timings_s),
         warnings=work.warnings,
@@ -152,6 +154,15 @@ def reconstruct(
         },
     )
     return _build_scene(work, solution, maps, report)
+
+
+def _edges(work: Work, solution: Solution) -> list[EdgeReport]:
+    """How the pairs fit, component by component: two frames have nothing to do with each other."""
+    found = []
+    for members in solution.components:
+        placed = {i: solution.cameras[i] for i in members if i in solution.cameras}
+        found += edge_reports(work.matches, placed)
+    return found
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

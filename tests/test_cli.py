@@ -221,3 +221,32 @@ def test_data_sheet_draws_a_picture(run: Run, tmp_path: Path) -> None:
     assert outcome.out == f"wrote {picture}\n"
     with Image.open(picture) as image:
         assert min(image.size) >= 32
+
+
+def test_reconstruct_writes_a_page_and_leaves_out_floating_points(run: Run, tmp_path: Path) -> None:
+    arguments = ["reconstruct", "--example", "toy", "--size", 128, "--min-confidence", 1, "-q"]
+    page, whole, cleaned = (tmp_path / name for name in ("a.html", "a.ply", "b.ply"))
+    assert run(*arguments, "-o", whole, "--html", page).status == 0
+    assert run(*arguments, "-o", cleaned, "--clean", "--no-sky").status == 0
+    text = page.read_text()
+    assert "2 of 2 photos placed" in text and "<rect" in text
+    assert 0 < cleaned.stat().st_size < whole.stat().st_size
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["-o", "a.npz", "--clean"], "choose points of .glb, .ply and .json, not npz"),
+        (["-o", "folder", "--no-sky"], "choose points of .glb, .ply and .json, not colmap"),
+        (["-o", "a.npz", "--min-confidence", 2], "chooses points; npz has no place"),
+        (["-o", "a.glb", "--html", "page.txt"], "cannot tell the format of 'page.txt'"),
+        (["-o", "a.glb", "--html", "page.ply"], "the name must end in .html"),
+    ],
+)
+def test_choices_that_make_no_sense_fail_before_the_work(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(weav3r, "reconstruct", None, raising=False)
+    outcome = run("reconstruct", "--example", "toy", *arguments)
+    assert outcome.status == 2 and message in outcome.err

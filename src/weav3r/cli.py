@@ -109,7 +109,16 @@ def reconstruct(
         Path | None,
         typer.Option(help="Folder that remembers the work: a killed run goes on from there."),
     ] = None,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Leave out points that other photos contradict.")
+    ] = False,
+    no_sky: Annotated[
+        bool, typer.Option("--no-sky", help="Leave out what looks like sky.")
+    ] = False,
     report: Annotated[Path | None, typer.Option(help="Also write the report, as JSON.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write the report, as a page with pictures.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
 ) -> None:
     """Turn photos into cameras and a dense 3D scene."""
@@ -118,10 +127,15 @@ def reconstruct(
     from .inference.export import check_target
 
     source = _photos_or_example(photos, example)
-    check_target(out, format)  # fail before the long work, not after it
+    chosen = check_target(out, format)  # fail before the long work, not after it
+    _check_selection(chosen, min_confidence, clean or no_sky)
     _check_writable(out, "--output")
     if report is not None:
         _check_writable(report, "--report")
+    if html is not None:
+        if check_target(html) != "html":
+            raise ValueError(f"--html {html}: the name must end in .html")
+        _check_writable(html, "--html")
     if job is not None:
         _check_writable(job, "--job")
     prepare_model(model)
@@ -144,7 +158,11 @@ def reconstruct(
         options["format"] = format
     if min_confidence is not None:
         options["min_confidence"] = min_confidence
+    if clean or no_sky:
+        options["masks"] = scene.masks(consistent=clean, sky=no_sky)
     scene.save(out, **options)
+    if html is not None:
+        scene.save(html)
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
         report.write_text(json.dumps(scene.report.to_dict(), indent=2))
@@ -465,6 +483,16 @@ def _photos_or_example(photos: list[str] | None, example: str | None) -> Any:
         return bundled[example]
     assert photos is not None
     return photos[0] if len(photos) == 1 and Path(photos[0]).is_dir() else photos
+
+
+def _check_selection(format: str, min_confidence: float | None, masked: bool) -> None:
+    """Refuse choices of points for formats that hold all points, or none."""
+    if masked and format not in ("glb", "ply", "nerfstudio"):
+        raise ValueError(
+            f"--clean and --no-sky choose points of .glb, .ply and .json, not {format}"
+        )
+    if min_confidence is not None and format in ("npz", "html"):
+        raise ValueError(f"--min-confidence chooses points; {format} has no place for that choice")
 
 
 def _check_writable(path: Path, option: str) -> None:

@@ -18,18 +18,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, solveh_banded
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import reverse_cuthill_mckee
+from scipy.linalg import LinAlgError
 
 from .dense_alignment_samples import Float64Array, Samples
 from .dense_alignment_state import State, rotations_from_vectors
+from .dense_alignment_system import CAMERA, COLUMNS, FOCAL, Normal, System
 
 _log = logging.getLogger(__name__)
 
-CAMERA = 9  # shift, turn, log focal, principal point
-COLUMNS = CAMERA + 4  # and the motions of the surface
-FOCAL = 6
 INNER_ROUNDS = 2  # reweightings of the depths per sweep
 INDEPENDENT = 50  # observations per map that count as independent where priors are weighed
 
@@ -55,34 +51,13 @@ class Priors:
     depth: list[Float64Array | None]
 
 
-@dataclass(eq=False)
-class Normal:
-    """Weighted normal equations: pairs (E, 7), images (N, 13), and what couples them."""
-
-    objective: float
-    penalty: float  # negative log-likelihood of the priors
-    pair_hessian: Float64Array
-    pair_gradient: Float64Array
-    coupling: Float64Array  # (E, 2, 7, 13)
-    image_hessian: Float64Array
-    image_gradient: Float64Array
-    edge_objective: Float64Array
-
-
 class Solver:
     """The observations with their weights, and the steps over them."""
 
     def __init__(self, samples: Samples, weight: list[Float64Array], priors: Priors, l1: bool):
         self.samples, self.weight, self.priors, self.l1 = samples, weight, priors, l1
         self.floor = 0.0  # of the distances that are divided by
-        neighbours = np.sort(samples.pairs, axis=1)
-        self.links, self.link = np.unique(neighbours, axis=0, return_inverse=True)
-        self.link = self.link.reshape(-1)
-        count = len(samples.images)
-        graph = coo_matrix((np.ones(len(self.links)), self.links.T), shape=(count, count)).tocsr()
-        order = reverse_cuthill_mckee((graph + graph.T).tocsr(), symmetric_mode=True)
-        self.place = np.empty(count, np.intp)
-        self.place[order] = np.arange(count)
+        self.system = System(samples.pairs, len(samples.images))
 
     def calibrate(self, state: State) -> None:
         """Smooth the distances below 1e-5 of the scene's median depth."""
@@ -211,92 +186,32 @@ class Solver:
         Raises:
             LinAlgError: the damped system is not positive definite.
         """
-        edges, count = len(self.samples.pairs), len(self.samples.images)
-        free = np.ones((count, COLUMNS), bool)
+        free = np.ones(normal.image_gradient.shape, bool)
         free[:, :CAMERA] = self.priors.free
-        tied = np.zeros((count, COLUMNS))
+        tied = np.zeros(free.shape)
         if self.priors.shared_focal:
             tied[:, FOCAL] = free[:, FOCAL]
             free[:, FOCAL] = False
-        scale = np.zeros((edges, 7))
-        scale[:, 6] = 1.0
-        zero_v = np.zeros((count, COLUMNS))
         tied_e = np.einsum("esij,esj->ei", normal.coupling, tied[self.samples.pairs])
         tied_v = np.einsum("vij,vj->vi", normal.image_hessian, tied)
-        right_e = np.stack([-normal.pair_gradient, scale, tied_e], -1)
-        right_v = np.stack([-normal.image_gradient, zero_v, tied_v], -1)
-        pair, image = self._solve(normal, right_e, right_v, free, damping)
-        direction_e, direction_v = pair[..., 0], image[..., 0]
-        if self.priors.shared_focal and tied.any():
+        scales = np.zeros_like(normal.pair_gradient)
+        scales[:, 6] = 1.0
+        right_e = np.stack([-normal.pair_gradient, scales, tied_e], -1)
+        right_v = np.stack([-normal.image_gradient, np.zeros_like(tied_v), tied_v], -1)
+        pair, image = self.system.solve(normal, right_e, right_v, free, damping)
+        if tied.any():  # the common focal length borders the system
+            pair_t, image_t = pair[..., 2:], tied[..., None] - image[..., 2:]
             stiffness = (tied * tied_v).sum() * (1 + damping)
             stiffness -= (tied_e * pair[..., 2]).sum() + (tied_v * image[..., 2]).sum()
-            for k in (0, 1):
-                pull = -(tied * normal.image_gradient).sum() if k == 0 else 0.0
-                pull -= (tied_e * pair[..., k]).sum() + (tied_v * image[..., k]).sum()
-                amount = pull / stiffness
-                pair[..., k] -= amount * pair[..., 2]
-                image[..., k] += amount * (tied - image[..., 2])
-        if self.priors.scale_free:
+            pull = -np.einsum("ei,eik->k", tied_e, pair) - np.einsum("vi,vik->k", tied_v, image)
+            pull[0] -= (tied * normal.image_gradient).sum()
+            pair, image = pair - pull / stiffness * pair_t, image + pull / stiffness * image_t
+        if self.priors.scale_free:  # the sum of the pairs' log scales must not change
             share = pair[:, 6, 0].sum() / pair[:, 6, 1].sum()
-            direction_e = pair[..., 0] - share * pair[..., 1]
-            direction_v = image[..., 0] - share * image[..., 1]
-        return self._moved(state, direction_e, direction_v)
+            pair, image = pair - share * pair[..., 1:2], image - share * image[..., 1:2]
+        return self.moved(state, pair[..., 0], image[..., 0])
 
-    def _solve(
-        self,
-        normal: Normal,
-        right_e: Float64Array,
-        right_v: Float64Array,
-        free: NDArray[np.bool_],
-        damping: float,
-    ) -> tuple[Float64Array, Float64Array]:
-        """Eliminate the pairs, solve for the images, substitute back."""
-        pairs, columns = self.samples.pairs, right_e.shape[-1]
-        coupling = normal.coupling * free[pairs][:, :, None]
-        flat = np.concatenate([coupling[:, 0], coupling[:, 1]], -1)  # (E, 7, 26)
-        hessian = _damped(normal.pair_hessian, damping)
-        solved = np.linalg.solve(hessian, np.concatenate([flat, right_e], -1))
-        reduced = np.swapaxes(flat, 1, 2) @ solved  # (E, 26, 26 + columns)
-        image = _damped(normal.image_hessian, damping) * free[:, :, None] * free[:, None]
-        k = np.arange(COLUMNS)
-        image[:, k, k] += ~free
-        right = right_v * free[..., None]
-        split = 2 * COLUMNS
-        for side, at in ((0, slice(0, COLUMNS)), (1, slice(COLUMNS, split))):
-            np.subtract.at(image, pairs[:, side], reduced[:, at, at])
-            np.subtract.at(right, pairs[:, side], reduced[:, at, split:])
-        swapped = pairs[:, 0] > pairs[:, 1]
-        cross = -reduced[:, :COLUMNS, COLUMNS:split]
-        cross[swapped] = np.swapaxes(cross[swapped], 1, 2)
-        links = np.zeros((len(self.links), COLUMNS, COLUMNS))
-        np.add.at(links, self.link, cross)
-        found = self._solve_images(image, links, right)
-        both = found[pairs].reshape(len(pairs), split, columns)
-        return solved[..., split:] - solved[..., :split] @ both, found
-
-    def _solve_images(
-        self, diagonal: Float64Array, links: Float64Array, right: Float64Array
-    ) -> Float64Array:
-        """Cholesky of the banded system in an order that keeps linked images close."""
-        count, place = len(diagonal), self.place
-        a, b = place[self.links[:, 0]], place[self.links[:, 1]]
-        lower = np.where((a > b)[:, None, None], links, np.swapaxes(links, 1, 2))
-        row = np.concatenate([np.arange(count), np.maximum(a, b)])
-        column = np.concatenate([np.arange(count), np.minimum(a, b)])
-        order = np.argsort(place)
-        blocks = np.concatenate([diagonal[order], lower])
-        bandwidth = COLUMNS * (int((row - column).max()) + 1)
-        band = np.zeros((bandwidth, count * COLUMNS))
-        k = np.arange(COLUMNS)
-        i = (row[:, None, None] * COLUMNS + k[:, None]) + 0 * k
-        j = (column[:, None, None] * COLUMNS + k) + 0 * k[:, None]
-        use = i >= j
-        band[(i - j)[use], j[use]] = blocks[use]
-        rhs = right[order].reshape(count * COLUMNS, -1)
-        found = solveh_banded(band, rhs, overwrite_ab=True, lower=True, check_finite=False)
-        return found.reshape(count, COLUMNS, -1)[place]
-
-    def _moved(self, state: State, pair: Float64Array, image: Float64Array) -> State:
+    def moved(self, state: State, pair: Float64Array, image: Float64Array) -> State:
         """Apply a step. Pairs turn and grow about their own frame's camera."""
         turn = rotations_from_vectors(image[:, 3:6])
         depth = []
@@ -365,14 +280,6 @@ def _cross(v: Float64Array) -> Float64Array:
     matrix[..., 2, 1], matrix[..., 0, 2], matrix[..., 1, 0] = v[..., 0], v[..., 1], v[..., 2]
     matrix[..., 1, 2], matrix[..., 2, 0], matrix[..., 0, 1] = -v[..., 0], -v[..., 1], -v[..., 2]
     return matrix
-
-
-def _damped(hessian: Float64Array, damping: float) -> Float64Array:
-    k = np.arange(hessian.shape[-1])
-    diagonal = hessian[..., k, k]
-    hessian = hessian.copy()
-    hessian[..., k, k] += damping * diagonal + 1e-12 * diagonal.max(-1, keepdims=True) + 1e-30
-    return hessian
 
 
 def solve(

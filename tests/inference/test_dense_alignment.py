@@ -162,7 +162,7 @@ def test_gradients_match_finite_differences(known_depth) -> None:
     slope = (normal.pair_gradient * pair).sum() + (normal.image_gradient * image).sum()
     values = []
     for h in (1e-6, -1e-6):
-        moved = solver.normal_equations(solver._moved(best, h * pair, h * image))[0]
+        moved = solver.normal_equations(solver.moved(best, h * pair, h * image))[0]
         values.append(moved.objective + strength * moved.penalty)
     assert slope == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-4)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -304,7 +304,7 @@ def _find(name: str, names: Sequence[str]) -> int | None:
     """Index of the photo that a name means: equal, or equal as far back as both have folders."""
     wanted = PurePosixPath(str(name).replace("\\", "/")).parts
     for same in (lambda a, b: a == b, lambda a, b: _stem(a) == _stem(b)):
-        found = []
+        found: list[int] = []
         for index, candidate in enumerate(names):
             parts = PurePosixPath(candidate).parts
             depth = min(len(parts), len(wanted))
@@ -365,7 +365,7 @@ def _checked(entry: KnownView, view: View, metric: bool) -> GivenView | None:
     return GivenView(K, pose, vector, depth, mask, *trusts)
 
 
-def _some(names: Sequence[str] | Mapping[str, Any], limit: int = 5) -> str:
+def _some(names: Iterable[str], limit: int = 5) -> str:
     shown = list(names)
     more = f" and {len(shown) - limit} more" if len(shown) > limit else ""
     return ", ".join(shown[:limit]) + more

@@ -65,9 +65,9 @@ def seed_model(
                 frame.rig_from_world = pycolmap.Rigid3d(pose[:3])
             model.add_frame(frame)
         for image in database.read_all_images():
-            image.points2D = [
-                pycolmap.Point2D(xy) for xy in database.read_keypoints(image.image_id)[:, :2]
-            ]
+            image.points2D = pycolmap.Point2DList(
+                [pycolmap.Point2D(xy) for xy in database.read_keypoints(image.image_id)[:, :2]]
+            )
             model.add_image(image)
     for index in sorted(poses):
         model.register_frame(index + 1)
@@ -96,7 +96,9 @@ def weigh_focals(model: pycolmap.Reconstruction, given: Given) -> None:
     if not priors:
         return
     adjuster = _adjuster(model, given, set())
-    summary = adjuster.solve().ceres_summary
+    solved = adjuster.solve()
+    assert isinstance(solved, pycolmap.CeresBundleAdjustmentSummary)
+    summary = solved.ceres_summary
     freedom = summary.num_residuals - summary.num_effective_parameters
     options = pycolmap.BACovarianceOptions()
     covariance = pycolmap.estimate_ba_covariance(options, model, adjuster)
@@ -113,7 +115,7 @@ def weigh_focals(model: pycolmap.Reconstruction, given: Given) -> None:
         variance = noise2 * np.diag(own)[: len(focals)]
         weight = variance / (variance + entry.intrinsics_trust.sigma**2)  # of the prior
         params[focals] += weight * (expected - params[focals])
-        camera.params = params
+        camera.params = params.tolist()
     _adjuster(model, given, set(priors)).solve()
     model.update_point_3d_errors()
 

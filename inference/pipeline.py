@@ -95,9 +95,9 @@ def reconstruct(
 
     Returns:
         The scene, with every connected set of photos as a component of its own. World frame of a
-        component: that of its first camera, OpenCV axes. Everything is in original pixels. Photos
-        that could not be placed have no camera; `scene.report` names them and every file that was
-        skipped.
+        component: that of its first camera, or of the known poses; OpenCV axes. Everything is in
+        original pixels. Photos that could not be placed have no camera; `scene.report` names them
+        and every file that was skipped.
 
     Raises:
         FileNotFoundError: a photo or folder does not exist.

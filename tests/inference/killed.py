@@ -42,16 +42,24 @@ def reconstruct(model: TwoViewModel, cameras: str, job: Path, out: Path) -> None
     np.savez(out, **arrays)
 
 
-def in_child(work: Callable[[], None], seconds: float | None = None) -> None:
-    """Fork, work, and kill the child after some seconds."""
+def in_child(work: Callable[[], None], kill_when: Callable[[], bool] | None = None) -> None:
+    """Fork, work, and kill the child when it is time, unless it is done before."""
     child = os.fork()
     if child == 0:
         work()
         os._exit(0)
-    if seconds is not None:
-        time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    if kill_when is not None:
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            if kill_when():
+                os.kill(child, signal.SIGKILL)
+                kill_when = lambda: False  # noqa: E731
+            time.sleep(0.001)
+    else:
+        os.waitpid(child, 0)
+
+
+def entries(job: Path) -> int:
+    return len(list(job.glob("*/*/*.entry")))
 
 
 def main() -> None:
@@ -59,21 +67,26 @@ def main() -> None:
     folder, kills, cameras = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     model = weav3r.load_model("weav3r-small", device="cpu")
     whole = folder / "whole.npz"
-    in_child(lambda: reconstruct(model, cameras, folder / "warm", folder / "warm.npz"))
-    start = time.perf_counter()
     in_child(lambda: reconstruct(model, cameras, folder / "job", whole))
-    duration = time.perf_counter() - start
-    moments = random.Random(0)
+    dice = random.Random(0)
     for kill in range(kills):
         job, out = folder / f"job{kill}", folder / f"scene{kill}.npz"
         attempt = lambda job=job, out=out: reconstruct(model, cameras, job, out)  # noqa: E731
-        in_child(attempt, moments.uniform(0.05, 0.95) * duration)
-        entries = len(list(job.glob("*/*/*.entry")))
+        stage, wait, since = dice.randrange(entries(folder / "job")), dice.uniform(0, 0.2), None
+
+        def is_time(job: Path = job, stage: int = stage, wait: float = wait) -> bool:
+            nonlocal since
+            if since is None and entries(job) >= stage:
+                since = time.monotonic()
+            return since is not None and time.monotonic() - since > wait
+
+        in_child(attempt, is_time)
+        done = entries(job)
         in_child(attempt)
         with np.load(whole) as expected, np.load(out) as found:
             same = expected.files == found.files
             same = same and all(np.array_equal(expected[k], found[k], True) for k in found.files)
-        print(entries, "same" if same else "different", flush=True)
+        print(done, "same" if same else "different", flush=True)
 
 
 if __name__ == "__main__":

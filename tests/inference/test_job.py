@@ -208,7 +208,7 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_scene(
 ) -> None:
     lines = kill_and_resume(tmp_path, kills, cameras)
     assert [line.split()[1] for line in lines] == ["same"] * kills
-    assert len({line.split()[0] for line in lines}) > 1  # the kills hit different moments
+    assert len({line.split()[0] for line in lines}) > 1  # they had come differently far
 
 
 def test_the_command_takes_a_job_folder(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ..models.config import ModelConfig
 from ..models.two_view import TwoViewModel
 
 CameraRoad = Literal["matches", "pointmaps"]
@@ -36,10 +37,15 @@ _WITHOUT_DESCRIPTORS = InferenceDefaults(size=512, cameras="pointmaps", depth="p
 
 def inference_defaults(model: TwoViewModel) -> InferenceDefaults:
     """Defaults of a checkpoint, by the preset it was made from."""
-    named = _BY_NAME.get(model.config.name)
+    return config_defaults(model.config)
+
+
+def config_defaults(config: ModelConfig) -> InferenceDefaults:
+    """The same for a checkpoint whose weights are not loaded."""
+    named = _BY_NAME.get(config.name)
     if named is not None:
         return named
-    return _WITH_DESCRIPTORS if model.config.descriptor_dim else _WITHOUT_DESCRIPTORS
+    return _WITH_DESCRIPTORS if config.descriptor_dim else _WITHOUT_DESCRIPTORS
 
 
 def inference_size(model: TwoViewModel) -> int:

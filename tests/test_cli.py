@@ -36,7 +36,17 @@ def test_python_m_is_the_same_command() -> None:
 def test_help_lists_the_commands(run: Run, flag: str) -> None:
     outcome = run(flag)
     assert outcome.status == 0
-    for name in ("reconstruct", "match", "examples", "train", "evaluate", "demo", "data", "models"):
+    for name in (
+        "reconstruct",
+        "match",
+        "plan",
+        "examples",
+        "train",
+        "evaluate",
+        "demo",
+        "data",
+        "models",
+    ):
         assert name in outcome.out
 
 
@@ -45,6 +55,7 @@ def test_help_lists_the_commands(run: Run, flag: str) -> None:
     [
         ("reconstruct",),
         ("match",),
+        ("plan",),
         ("examples",),
         ("train",),
         ("evaluate",),

@@ -171,6 +171,42 @@ def reconstruct(
         output.print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)
 
 
+@app.command("plan")
+def plan_(
+    photos: Annotated[
+        list[str] | None, typer.Argument(help="A folder of photos, or the photos themselves.")
+    ] = None,
+    example: Annotated[str | None, typer.Option(help="Plan for bundled example photos.")] = None,
+    model: ModelOption = "weav3r-small",
+    device: DeviceOption = "auto",
+    size: SizeOption = None,
+    graph: Annotated[str, typer.Option(help="Pairs, as for `reconstruct`.")] = "auto",
+    cameras: Annotated[str, typer.Option(help="Cameras from, as for `reconstruct`.")] = "auto",
+    depth: Annotated[str, typer.Option(help="Depth from, as for `reconstruct`.")] = "auto",
+    max_memory: Annotated[
+        str | None, typer.Option(help="Bound, as in 8GB: of the process, or of the GPU if used.")
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option(help="Measure the speed of the device, for up to three seconds.")
+    ] = True,
+) -> None:
+    """Say how many pairs, how much memory and time `reconstruct` will take; run nothing."""
+    from .inference.planner import plan
+
+    made = plan(
+        _photos_or_example(photos, example),
+        model,
+        device=device,
+        size=size,
+        graph=graph,
+        cameras=cameras,
+        depth=depth,
+        max_memory=max_memory,
+        calibrate=calibrate,
+    )
+    output.print(made.summary(), highlight=False, markup=False, soft_wrap=True)
+
+
 @app.command()
 def match(
     image1: Annotated[Path, typer.Argument(help="First photo.")],

@@ -30,7 +30,7 @@ from .dense_alignment_solver import Solver, solve
 from .dense_alignment_start import focal_votes, start_from_tree
 from .dense_alignment_state import State
 
-_ROWS_AT_ONCE = 1 << 18  # observations of an image in memory at a time when its depth is fused
+_ROWS_AT_ONCE = 1 << 15  # observations of an image in memory at a time when its depth is fused
 _DEPTH_ROUNDS = 12
 
 

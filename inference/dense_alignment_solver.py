@@ -27,6 +27,7 @@ from .dense_alignment_system import CAMERA, COLUMNS, FOCAL, Normal, System
 _log = logging.getLogger(__name__)
 
 INNER_ROUNDS = 2  # reweightings of the depths per sweep
+_AT_ONCE = 4096  # observations of an image that are in memory in double precision
 INDEPENDENT = 50  # observations per map that count as independent where priors are weighed
 
 
@@ -90,40 +91,55 @@ class Solver:
         return normal, replace(state, depth=depth)
 
     def _add_image(self, v: int, state: State, normal: Normal) -> Float64Array:
+        """Add the observations of one image, some grid points at a time; returns its depths."""
         image = self.samples.images[v]
-        edge = image.edge
+        step = max(32, _AT_ONCE // len(image.edge))
+        parts = [slice(k, k + step) for k in range(0, len(image.xy), step)]
+        return np.concatenate([self._add_points(v, part, state, normal) for part in parts])
+
+    def _add_points(self, v: int, part: slice, state: State, normal: Normal) -> Float64Array:
+        image = self.samples.images[v]
+        edge, strength = image.edge, self.weight[v][:, part]
         linear = state.pair_scale[edge, None, None] * state.pair_rotation[edge]
-        arm = np.matmul(image.points.astype(np.float64), np.swapaxes(linear, 1, 2))  # (D, n, 3)
-        ray = state.rays(v, image.xy)
+        arm = image.points[:, part].astype(np.float64) @ np.swapaxes(linear, 1, 2)  # (D, n, 3)
+        ray = state.rays(v, image.xy[part])
         length = np.linalg.norm(ray, axis=-1)
         unit = ray @ state.rotation[v].T / length[:, None]
         offset = arm + (state.pair_translation[edge] - state.center[v])[:, None]
         along = np.einsum("dni,ni->dn", offset, unit)
         across = np.maximum(np.einsum("dni,dni->dn", offset, offset) - along * along, 0.0)
-        t = state.depth[v] * length
-        strength = self.weight[v]
-        free = self._unknown_depth(v)
-        for _ in range(INNER_ROUNDS):
-            weight, _ = self._reweighted(strength, along, across, t)
-            mass = weight.sum(0)
-            mean = (weight * along).sum(0) / np.maximum(mass, 1e-300)
-            t = np.where((mass > 0) & free, np.maximum(mean, 1e-3 * t), t)
+        free = self._unknown_depth(v)[part]
+        t = self._best_depth(strength, along, across, state.depth[v][part] * length, free)
         weight, distance = self._reweighted(strength, along, across, t)
         normal.edge_objective[edge] += (strength * (distance if self.l1 else distance**2)).sum(-1)
         offset -= t[:, None] * unit  # the residual
         moments = _moments(weight, arm)
         self._add_pairs(edge, moments, arm, offset, normal)
-        mass, pull = weight.sum(0), np.einsum("dn,dni->ni", weight, offset)
-        del arm, offset, along, across, weight, distance
         jacobian = _image_jacobian(unit, t, ray, state.rotation[v], state.focal[v], t / length)
         jacobian[~free, :, CAMERA:] = 0.0
         block = moments.reshape(-1, len(t)) @ jacobian.reshape(len(t), -1)
-        normal.coupling[edge, image.side] = -_act(block.reshape(len(edge), 4, 3, COLUMNS))
+        normal.coupling[edge, image.side] -= _act(block.reshape(len(edge), 4, 3, COLUMNS))
         flat = jacobian.reshape(-1, COLUMNS)
-        normal.image_gradient[v] = -flat.T @ pull.reshape(-1)
-        flat *= np.sqrt(np.repeat(mass, 3))[:, None]
-        normal.image_hessian[v] = flat.T @ flat
+        normal.image_gradient[v] -= flat.T @ np.einsum("dn,dni->ni", weight, offset).reshape(-1)
+        flat *= np.sqrt(np.repeat(weight.sum(0), 3))[:, None]
+        normal.image_hessian[v] += flat.T @ flat
         return t / length
+
+    def _best_depth(
+        self,
+        strength: Float64Array,
+        along: Float64Array,
+        across: Float64Array,
+        t: Float64Array,
+        free: NDArray[np.bool_],
+    ) -> Float64Array:
+        """Some reweighted means along the rays, from t on; those not free stay."""
+        for _ in range(INNER_ROUNDS):
+            weight, _ = self._reweighted(strength, along, across, t)
+            mass = weight.sum(0)
+            mean = (weight * along).sum(0) / np.maximum(mass, 1e-300)
+            t = np.where((mass > 0) & free, np.maximum(mean, 1e-3 * t), t)
+        return t
 
     def _unknown_depth(self, v: int) -> NDArray[np.bool_]:
         known = self.priors.depth[v]

@@ -71,7 +71,7 @@ def cycle_errors(
     turn_ab, turn_bc, turn_ac = (edges.rotation[e] for e in (ab, bc, ac))
     left = turn_ac.transpose(0, 2, 1) @ turn_bc @ turn_ab
     rotation = rotation_angles_deg(left)
-    scaled = np.isfinite(edges.scale[triangles]).all(axis=1)
+    scaled = np.asarray(np.isfinite(edges.scale[triangles]).all(axis=1))
     scale = np.where(scaled[:, None], edges.scale[triangles], 1.0)
     log_scale = np.abs(np.log(scale[:, 0] * scale[:, 1] / scale[:, 2]))
     via_b = scale[:, 1, None] * _turn(turn_bc, edges.translation[ab])

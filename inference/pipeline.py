@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -35,6 +37,7 @@ from .job import Job
 from .known import KnownSource, as_known, masked_matches, masked_samples, resolve, with_masks
 from .known_cameras import with_known_depth
 from .matching import MatchingOptions
+from .planner import MANY_VIEWS, OWN_MAPS_BYTES, Settings, plan
 from .predict import Precision, encode_views, mixed_precision, predict_pairs
 from .progress import Progress, make_progress
 from .report import EdgeReport, SceneReport
@@ -65,6 +68,7 @@ def reconstruct(
     batch_size: int = 2,
     precision: Precision = "float32",
     job: str | Path | JobStore | None = None,
+    max_memory: str | int | None = None,
     progress: bool | Callable[[str, int, int], None] = True,
 ) -> Scene:
     """Reconstruct cameras and dense geometry from photos of one place.
@@ -90,6 +94,8 @@ def reconstruct(
         job: a folder that remembers features, pairs and depth maps, so that the same call, killed
             at any moment, goes on to the same scene, and a later call with some other photos
             computes only what is new; images and pairs then run one at a time.
+        max_memory: bound such as "8GB" that the work is arranged to keep, instead of `batch_size`;
+            see `weav3r.inference.planner.plan`.
         progress: False for silence, True for a bar in the terminal, or a function that receives
             (stage, done, total).
 
@@ -101,14 +107,15 @@ def reconstruct(
 
     Raises:
         FileNotFoundError: a photo or folder does not exist.
-        ValueError: no photo is usable, or an option is unknown.
+        ValueError: no photo is usable, an option is unknown, or `max_memory` is too little; the
+            message says what would fit.
         ConventionError: something known follows another convention; the message names it.
     """
     known = as_known(known, focal_px)
     _check_choice("cameras", cameras, ("auto", "matches", "pointmaps"))
     _check_choice("depth", depth, ("auto", "sweep", "pointmaps"))
     start = time.perf_counter()
-    with make_progress(progress) as show:
+    with make_progress(progress) as show, ExitStack() as stack:
         network = model
         if not isinstance(network, TwoViewModel):
             network = load_model(network, device=device)
@@ -121,15 +128,29 @@ def reconstruct(
                 "depth='sweep' need; leave both at 'auto'"
             )
         size = defaults.size if size is None else size
+        settings = Settings(pair_batch=batch_size)
+        if max_memory is not None:
+            settings = plan(
+                *(photos, network),
+                size=size,
+                graph=graph,
+                cameras=camera_road,
+                depth=depth_road,
+                max_memory=max_memory,
+                calibrate=False,
+            ).settings
+        if settings.resident is not None and job is None:
+            job = stack.enter_context(TemporaryDirectory(prefix="weav3r-job-"))
         store = JobStore(job) if isinstance(job, str | Path) else job
         loaded = _load(photos, size, network.config.patch_size, show)
         given = resolve(known, loaded.views)
         loaded = replace(loaded, views=with_masks(loaded.views, given))
-        work = _encode(network, loaded.views, graph, precision, store, show)
+        work = _encode(network, loaded.views, graph, precision, settings, store, show)
         work.given = given
         work.warnings += given.warnings
-        work.keeps_own_maps = _own_maps_fit(work) and depth_road == "pointmaps"
-        _decode(work, camera_road, matching, batch_size, show)
+        fit = settings.keeps_own_maps and _own_maps_fit(work)
+        work.keeps_own_maps = fit and depth_road == "pointmaps"
+        _decode(work, camera_road, matching, settings.pair_batch, show)
         solution = solve_cameras(work, cameras == "auto", sfm, show)
         maps = _densify(work, solution, depth_road, sweep, show)
         maps = with_known_depth(maps, given, work.views)
@@ -173,10 +194,6 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 # -- network ---------------------------------------------------------------------------------------
 
 
-_MANY_VIEWS = 50  # from here on the features of the photos wait in half precision
-_OWN_MAPS_BYTES = 2**29  # of depth and confidence kept per pair; beyond, pairs are decoded again
-
-
 def _load(photos: Any, size: int, patch_size: int, show: Progress) -> LoadedImages:
     sources = list_sources(photos)
     with show.stage("photos", len(sources)) as advance:
@@ -188,20 +205,22 @@ def _encode(
     views: list[View],
     graph: str,
     precision: Precision,
+    settings: Settings,
     store: JobStore | None,
     show: Progress,
 ) -> Work:
     by_similarity = len(views) > 1 and reads_similarity(len(views), graph)
     pairs = [] if by_similarity else make_pairs(len(views), graph) if len(views) > 1 else [(0, 0)]
     work = Work(model, views, [], pairs, focal_votes_px=[[] for _ in views], precision=precision)
-    keep = torch.float16 if len(views) >= _MANY_VIEWS else None
+    half = settings.half_features or len(views) >= MANY_VIEWS
+    keep = torch.float16 if half else None
     with work.timed("encode"), show.stage("encode", len(views)) as advance:
         if store is None:
             work.encoded = encode_views(
-                model, views, progress=advance, precision=precision, keep=keep
+                *(model, views, settings.encode_batch, advance), precision=precision, keep=keep
             )
         else:
-            work.encoded = work.job = Job(store, model, views, precision, keep)
+            work.encoded = work.job = Job(store, model, views, precision, keep, settings.resident)
             work.job.encode(advance)
     if by_similarity:
         with work.timed("choose pairs"):
@@ -211,7 +230,7 @@ def _encode(
 
 def _own_maps_fit(work: Work) -> bool:
     pixels = max(height * width for height, width in (view.size for view in work.views))
-    return 2 * len(work.pairs) * 8 * pixels <= _OWN_MAPS_BYTES
+    return 2 * len(work.pairs) * 8 * pixels <= OWN_MAPS_BYTES
 
 
 def _decode(

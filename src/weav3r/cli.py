@@ -44,6 +44,9 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.
 SizeOption = Annotated[
     int | None, typer.Option(help="Long side of the network's input, pixels; default: by model.")
 ]
+MemoryOption = Annotated[
+    str | None, typer.Option(help="Bound, as in 8GB: of the process, or of the GPU if used.")
+]
 PrecisionOption = Annotated[
     str, typer.Option(help="Of the network: float32, bfloat16 or float16 (faster on GPUs).")
 ]
@@ -109,6 +112,7 @@ def reconstruct(
         Path | None,
         typer.Option(help="Folder that remembers the work: a killed run goes on from there."),
     ] = None,
+    max_memory: MemoryOption = None,
     clean: Annotated[
         bool, typer.Option("--clean", help="Leave out points that other photos contradict.")
     ] = False,
@@ -151,6 +155,7 @@ def reconstruct(
         focal_px=focal,
         precision=precision,  # type: ignore[arg-type]
         job=job,
+        max_memory=max_memory,
         progress=not quiet,
     )
     options: dict[str, Any] = {}
@@ -183,9 +188,7 @@ def plan_(
     graph: Annotated[str, typer.Option(help="Pairs, as for `reconstruct`.")] = "auto",
     cameras: Annotated[str, typer.Option(help="Cameras from, as for `reconstruct`.")] = "auto",
     depth: Annotated[str, typer.Option(help="Depth from, as for `reconstruct`.")] = "auto",
-    max_memory: Annotated[
-        str | None, typer.Option(help="Bound, as in 8GB: of the process, or of the GPU if used.")
-    ] = None,
+    max_memory: MemoryOption = None,
     calibrate: Annotated[
         bool, typer.Option(help="Measure the speed of the device, for up to three seconds.")
     ] = True,

@@ -129,7 +129,7 @@ def test_kept_maps_save_a_second_decoding(
     )
     kept = weav3r.reconstruct(photos, model, **options)
     assert decoded == []
-    monkeypatch.setattr(pipeline, "_OWN_MAPS_BYTES", 0)
+    monkeypatch.setattr(pipeline, "OWN_MAPS_BYTES", 0)
     again = weav3r.reconstruct(photos, model, **options)
     assert sorted(decoded) == [(0, 1), (1, 0)]
     for i in range(2):

@@ -147,6 +147,20 @@ def test_the_speed_is_measured(photos: Path) -> None:
     assert all(0 < seconds < 1000 for seconds in made.time_s.values())
 
 
+def test_a_bounded_run_gives_the_scene_with_features_on_the_disk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    photos = weav3r.example_photos()["toy"]
+    model = weav3r.load_model("weav3r-small", device="cpu")
+    options = {"size": 96, "cameras": "pointmaps", "progress": False}
+    with pytest.raises(ValueError, match="no smaller size would fit either"):
+        weav3r.reconstruct(photos, model, max_memory="1MB", **options)
+    spilled = planner.Settings(1, 1, half_features=True, resident=1, keeps_own_maps=False)
+    monkeypatch.setattr(planner, "_fit", lambda work, limit: work.plan(spilled))
+    scene = weav3r.reconstruct(photos, model, max_memory="8GB", **options)
+    assert scene.components == [[0, 1]]
+
+
 _RUN = """
 import sys
 from pathlib import Path

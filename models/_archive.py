@@ -157,7 +157,13 @@ class TorchArchive:
 
 
 def is_torch_file(path: Path) -> bool:
-    """Tell by its content whether a file is one that `torch.save` wrote, of whatever age."""
+    """Tell by its content, not its suffix, whether a file was written by `torch.save`.
+
+    True also for the formats of old versions, which are refused with a remedy.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     return head.startswith(_ZIP_MAGIC) or _is_old(head)

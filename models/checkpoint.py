@@ -14,11 +14,12 @@ from typing import Any
 
 from torch import Tensor
 
+from ._archive import is_torch_file
 from .card import BUNDLED, CARD_FILE, Provenance, find_provenance
 from .config import PRESETS, ModelConfig
 from .hub import download
 from .hub_cache import PUBLISHED_IDS, PUBLISHED_OWNER, choose_weights, is_hub_id, listing
-from .published import is_torch_archive, read_published
+from .published import read_published
 from .storage import CONFIG_FILE, WEIGHTS_FILE, TensorFile, read_text, shape_of
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
@@ -144,7 +145,7 @@ def _local_file(path: Path) -> Path | None:
 def _open_file(
     file: Path, origin: str, known: Provenance | None = None, published: bool = False
 ) -> Checkpoint:
-    if file.suffix in TORCH_SUFFIXES or is_torch_archive(file):
+    if file.suffix in TORCH_SUFFIXES or is_torch_file(file):
         return _open_torch(file, origin)
     tensors = TensorFile(file)
     config, in_published_layout = _find_config(file, tensors.metadata, origin)

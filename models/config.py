@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -36,7 +35,8 @@ class ConfidenceMode:
             raise ValueError(f"confidence kind must be exp or sigmoid, got {self.kind!r}")
         if not all(type(bound) in (int, float) for bound in (self.low, self.high)):
             raise ValueError(f"confidence bounds must be numbers, got {self}")
-        if not self.low < self.high or (self.kind == "sigmoid" and math.isinf(self.high)):
+        unbounded = math.isinf(self.low) or (self.kind == "sigmoid" and math.isinf(self.high))
+        if unbounded or not self.low < self.high:
             raise ValueError(f"confidence range must be finite and rising, got {self}")
 
 
@@ -115,7 +115,7 @@ class ModelConfig:
             if getattr(self, field) not in choices:
                 raise ValueError(
                     f"{field} must be one of {', '.join(choices)}, "
-                    f"got {_clipped(getattr(self, field))}"
+                    f"got {clipped(getattr(self, field))}"
                 )
         if any(side % self.patch_size for side in self.image_size):
             raise ValueError(
@@ -145,13 +145,13 @@ class ModelConfig:
     def _check_types(self) -> None:
         if not isinstance(self.name, str) or len(self.name) > 200:
             raise ValueError("name must be text of at most 200 characters")
-        for field, bounds in _NUMBERS.items():
+        for field, bounds in NUMBERS.items():
             if field != "rope_reference_grid" or self.rope_reference_grid is not None:
                 check_number(field, getattr(self, field), bounds)
         for field in _FLAGS:
             if not isinstance(getattr(self, field), bool):
                 raise ValueError(
-                    f"{field} must be true or false, got {_clipped(getattr(self, field))}"
+                    f"{field} must be true or false, got {clipped(getattr(self, field))}"
                 )
         for field in ("confidence", "descriptor_confidence"):
             if not isinstance(getattr(self, field), ConfidenceMode | None):
@@ -161,7 +161,7 @@ class ModelConfig:
             if values is None and field == "dpt_hooks":
                 continue
             if not isinstance(values, tuple) or len(values) != count:
-                raise ValueError(f"{field} must be {count} whole numbers, got {_clipped(values)}")
+                raise ValueError(f"{field} must be {count} whole numbers, got {clipped(values)}")
             low = 0 if field == "dpt_hooks" else 1
             for value in values:
                 check_number(field, value, Bounds(low, 16384))
@@ -200,12 +200,14 @@ class ModelConfig:
             ValueError: naming unknown fields or values.
         """
         if "enc_embed_dim" in data or "head_type" in data:
+            from .published_config import config_from_published  # it imports this module
+
             return config_from_published(data)
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(map(str, data)) - known)
         if unknown:
             raise ValueError(
-                f"unknown fields in the model configuration: {_clipped_list(unknown)}; "
+                f"unknown fields in the model configuration: {listed(unknown)}; "
                 "was the checkpoint written by a newer version of weav3r?"
             )
         values = {key: _from_plain(key, value) for key, value in data.items()}
@@ -230,7 +232,7 @@ class Bounds:
 
 
 _WIDTH, _DEPTH, _HEADS = Bounds(1, 16384), Bounds(1, 256), Bounds(1, 1024)
-_NUMBERS: dict[str, Bounds] = {
+NUMBERS: dict[str, Bounds] = {
     "patch_size": Bounds(1, 256),
     "encoder_dim": _WIDTH,
     "encoder_depth": _DEPTH,
@@ -260,16 +262,18 @@ def check_number(name: str, value: Any, bounds: Bounds) -> None:
     if type(value) not in kinds or not bounds.low <= value <= bounds.high:
         kind = "a whole number" if bounds.whole else "a number"
         raise ValueError(
-            f"{name} must be {kind} from {bounds.low:g} to {bounds.high:g}, got {_clipped(value)}"
+            f"{name} must be {kind} from {bounds.low:g} to {bounds.high:g}, got {clipped(value)}"
         )
 
 
-def _clipped(value: Any) -> str:
+def clipped(value: Any) -> str:
+    """Write a value of a configuration for a message, at most 60 characters."""
     text = repr(value) if not isinstance(value, int) or value.bit_length() < 200 else "a huge one"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _clipped_list(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """Write names for a message, at most 300 characters."""
     text = ", ".join(names)
     text = text if len(text) <= 300 else text[:297] + "..."
     return text if text.isprintable() else ascii(text)
@@ -295,11 +299,16 @@ def _plain(value: Any) -> Any:
 
 def _from_plain(key: str, value: Any) -> Any:
     if key in ("confidence", "descriptor_confidence"):
-        return _confidence_from_plain(value)
+        return confidence_from_plain(value)
     return tuple(value) if isinstance(value, list) else value
 
 
-def _confidence_from_plain(value: Any) -> ConfidenceMode | None:
+def confidence_from_plain(value: Any) -> ConfidenceMode | None:
+    """Rebuild a mode from [kind, low, high], infinities as floats or as text.
+
+    Raises:
+        ValueError: if it is no such list.
+    """
     if value is None:
         return None
     try:
@@ -308,130 +317,8 @@ def _confidence_from_plain(value: Any) -> ConfidenceMode | None:
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             "a confidence mode is [kind, low, high], for example ['exp', 1, 'inf'], got "
-            f"{_clipped(value)}"
+            f"{clipped(value)}"
         ) from error
-
-
-_PUBLISHED_NAMES = {
-    "patch_size": "patch_size",
-    "enc_embed_dim": "encoder_dim",
-    "enc_depth": "encoder_depth",
-    "enc_num_heads": "encoder_heads",
-    "dec_embed_dim": "decoder_dim",
-    "dec_depth": "decoder_depth",
-    "dec_num_heads": "decoder_heads",
-    "mlp_ratio": "mlp_ratio",
-    "two_confs": "two_confidences",
-    "freeze": "freeze",
-}
-_PUBLISHED_HEADS: dict[str, tuple[PointHead, DescriptorHead]] = {
-    "linear": ("linear", "none"),
-    "dpt": ("dpt", "none"),
-    "catmlp+dpt": ("dpt", "mlp"),
-}
-# Of fields with one meaning in every release: the values that have it.
-_PUBLISHED_FIXED: dict[str, tuple[Any, ...]] = {
-    "patch_embed_cls": ("PatchEmbedDust3R", "ManyAR_PatchEmbed", "PatchEmbed"),
-    "norm_im2_in_dec": (True,),
-    "desc_mode": ("norm",),
-}
-# Meaningless for the weights, or translated by hand.
-_PUBLISHED_IGNORED = {
-    "landscape_only",
-    "patch_embed_cls",
-    "mask_ratio",
-    "norm_im2_in_dec",
-    "desc_mode",
-    "img_size",
-    "pos_embed",
-    "output_mode",
-    "head_type",
-    "depth_mode",
-    "conf_mode",
-    "desc_conf_mode",
-}
-
-
-def config_from_published(data: Mapping[str, Any]) -> ModelConfig:
-    """Translate the constructor arguments of a published DUSt3R or MASt3R checkpoint.
-
-    Args:
-        data: the keyword arguments; absent ones take the published defaults, lists stand for
-            tuples, infinities may be floats or the strings "inf", "-inf".
-
-    Returns:
-        The same network in this package's terms.
-
-    Raises:
-        ValueError: for a field or a value that no implemented network has.
-    """
-    _check_published(data)
-    head = data.get("head_type", "linear")
-    if head not in _PUBLISHED_HEADS:
-        raise ValueError(
-            f"head_type must be one of {', '.join(_PUBLISHED_HEADS)}, got {_clipped(head)}"
-        )
-    point_head, descriptor_head = _PUBLISHED_HEADS[head]
-    output = re.fullmatch(r"pts3d(?:\+desc(\d{1,9}))?", data.get("output_mode", "pts3d"))
-    if output is None or bool(output[1]) != (descriptor_head == "mlp"):
-        given = _clipped(data.get("output_mode"))
-        raise ValueError(f"output_mode {given} does not fit head_type {head!r}")
-    position = re.fullmatch(r"RoPE(\d{1,9}(?:\.\d{1,9})?)", data.get("pos_embed", "cosine"))
-    if position is None:
-        raise ValueError(
-            "two-view networks need pos_embed like 'RoPE100', "
-            f"got {_clipped(data.get('pos_embed'))}"
-        )
-    values = {ours: data[theirs] for theirs, ours in _PUBLISHED_NAMES.items() if theirs in data}
-    config = ModelConfig(
-        image_size=_published_size(data.get("img_size", (224, 224))),
-        rope_base=float(position[1]),
-        point_head=point_head,
-        descriptor_head=descriptor_head,
-        descriptor_dim=int(output[1] or 0),
-        point_mode=_published_point_mode(data.get("depth_mode", ("exp", -math.inf, math.inf))),
-        confidence=_confidence_from_plain(data.get("conf_mode", ("exp", 1, math.inf))),
-        descriptor_confidence=_confidence_from_plain(data.get("desc_conf_mode")),
-        **values,
-    )
-    for preset in PRESETS.values():
-        if dataclasses.replace(config, name=preset.name) == preset:
-            return preset
-    return config
-
-
-def _check_published(data: Mapping[str, Any]) -> None:
-    unknown = sorted(set(map(str, data)) - set(_PUBLISHED_NAMES) - _PUBLISHED_IGNORED)
-    if unknown:
-        raise ValueError(
-            f"unknown fields in a published model configuration: {_clipped_list(unknown)}"
-        )
-    for field in ("head_type", "output_mode", "pos_embed", "freeze"):
-        if not isinstance(data.get(field, ""), str):
-            raise ValueError(f"{field} must be text, got {_clipped(data[field])}")
-    for field, choices in _PUBLISHED_FIXED.items():
-        if field in data and data[field] not in choices:
-            raise ValueError(
-                f"{field} must be {' or '.join(map(repr, choices))}, got {_clipped(data[field])}"
-            )
-
-
-def _published_size(value: Any) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else value
-    if not isinstance(pair, list | tuple) or len(pair) != 2:
-        raise ValueError(f"img_size must be one or two whole numbers, got {_clipped(value)}")
-    return (pair[0], pair[1])
-
-
-def _published_point_mode(value: Any) -> PointMode:
-    try:
-        mode, low, high = value
-        unbounded = float(low) == -math.inf and float(high) == math.inf
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"depth_mode is [mode, '-inf', 'inf'], got {_clipped(value)}") from None
-    if not unbounded:
-        raise ValueError(f"depth_mode must be unbounded, got {_clipped(value)}")
-    return mode
 
 
 _SMALL = ModelConfig(

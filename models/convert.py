@@ -16,8 +16,9 @@ from torch import Tensor
 
 from .card import CARD_FILE, Provenance, model_card
 from .checkpoint import Checkpoint, open_checkpoint
-from .config import ConfidenceMode, ModelConfig, config_from_published
+from .config import ConfidenceMode, ModelConfig
 from .loading import empty_model
+from .published_config import config_from_published
 from .storage import (
     CONFIG_FILE,
     WEIGHTS_FILE,

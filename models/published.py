@@ -17,7 +17,8 @@ from torch import Tensor
 from ..croco_like.croco import CROCO_PRESETS, CrocoConfig, CrocoModel
 from ._archive import TorchArchive, is_torch_file
 from ._stored import Namespace, StoredTensor
-from .config import PRESETS, Bounds, ModelConfig, check_number, config_from_published
+from .config import NUMBERS, PRESETS, Bounds, ModelConfig, check_number
+from .published_config import PUBLISHED_NAMES, config_from_published
 from .storage import TensorFile
 from .two_view import TwoViewModel
 from .weights import canonical_keys
@@ -82,17 +83,6 @@ def read_published(path: Path) -> PublishedCheckpoint:
     return PublishedCheckpoint(archive.tensors(stored), config, arguments, name)
 
 
-def is_torch_archive(path: Path) -> bool:
-    """Tell by its content, not its suffix, whether a file was written by `torch.save`.
-
-    True also for the formats of old versions, which `read_published` refuses with a remedy.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-    """
-    return is_torch_file(path)
-
-
 def read_completion_weights(path: Path) -> dict[str, Tensor] | None:
     """Read the weights of a CroCo completion network to start a two-view network from.
 
@@ -106,7 +96,7 @@ def read_completion_weights(path: Path) -> dict[str, Tensor] | None:
         FileNotFoundError: if there is no such file.
         ValueError: naming the file, if it is a `torch.save` file that cannot be read.
     """
-    if is_torch_archive(path):
+    if is_torch_file(path):
         checkpoint = read_published(path)
         return checkpoint.state if isinstance(checkpoint.config, CrocoConfig) else None
     if path.suffix != ".safetensors":
@@ -255,18 +245,10 @@ def _completion_config(values: Mapping[str, Any]) -> CrocoConfig:
     return CrocoConfig.from_published({**values, "img_size": size})
 
 
-_WIDTH, _DEPTH, _HEADS = Bounds(1, 16384), Bounds(1, 256), Bounds(1, 1024)
 _COMPLETION_BOUNDS = {
     "img_size": Bounds(1, 4096),
-    "patch_size": Bounds(1, 256),
     "mask_ratio": Bounds(0, 1, whole=False),
-    "enc_embed_dim": _WIDTH,
-    "enc_depth": _DEPTH,
-    "enc_num_heads": _HEADS,
-    "dec_embed_dim": _WIDTH,
-    "dec_depth": _DEPTH,
-    "dec_num_heads": _HEADS,
-    "mlp_ratio": Bounds(0.01, 64, whole=False),
+    **{theirs: NUMBERS[ours] for theirs, ours in PUBLISHED_NAMES.items() if ours in NUMBERS},
 }
 
 

@@ -273,28 +273,11 @@ def pack_tensor(key: str, value: Tensor, dtype: StorageDtype) -> dict[str, Tenso
     return packed
 
 
-def pack_tensors(state: Mapping[str, Tensor], dtype: StorageDtype) -> dict[str, Tensor]:
-    """Convert a state dict to its stored form; see `save_checkpoint`."""
-    packed: dict[str, Tensor] = {}
-    for key, value in state.items():
-        packed |= pack_tensor(key, value, dtype)
-    return packed
-
-
 def unpack_tensor(value: Tensor, scale: Tensor | None) -> Tensor:
     """Convert one stored tensor back to float32; float32 and plain integers stay as they are."""
     if scale is not None:
         return value.float() * scale.view(-1, *[1] * (value.ndim - 1))
     return value.float() if value.is_floating_point() else value
-
-
-def unpack_tensors(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Convert the stored form back to a float32 state dict."""
-    return {
-        key: unpack_tensor(value, packed.get(key + SCALE_SUFFIX))
-        for key, value in packed.items()
-        if not key.endswith(SCALE_SUFFIX)
-    }
 
 
 def file_sha256(file: Path) -> str:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..models.card import PUBLISHED_LICENCE, Provenance
 from ..models.config import PRESETS, ModelConfig
 from ..models.loading import load_model
-from ..models.published import is_torch_archive, read_completion_weights
+from ..models.published import is_torch_file, read_completion_weights
 from ..models.storage import save_checkpoint
 from ..models.two_view import TwoViewModel
 from ..models.weights import initialise_from_croco
@@ -139,7 +139,7 @@ def build_model(recipe: Recipe) -> TwoViewModel:
     model = _fresh_model(recipe)
     if recipe.init is not None and completion is not None:
         initialise_from_croco(model, completion, origin=recipe.init)
-        licence = PUBLISHED_LICENCE if is_torch_archive(Path(recipe.init).expanduser()) else ""
+        licence = PUBLISHED_LICENCE if is_torch_file(Path(recipe.init).expanduser()) else ""
         model.provenance = Provenance(licence).derived(_base_name(recipe.init))
     return model
 

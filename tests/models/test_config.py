@@ -139,6 +139,8 @@ def test_impossible_configs(change: dict, message: str) -> None:
         (("exp", "1", 2.0), "confidence bounds must be numbers"),
         (("exp", 1.0, 1.0), "confidence range"),
         (("sigmoid", 0.0, math.inf), "confidence range"),
+        (("exp", -math.inf, 1.0), "confidence range"),
+        (("exp", math.nan, math.inf), "confidence range"),
     ],
 )
 def test_impossible_confidences(arguments: tuple, message: str) -> None:

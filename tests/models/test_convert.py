@@ -25,8 +25,8 @@ from weav3r.models import (
     convert_checkpoint,
     load_model,
 )
-from weav3r.models.config import config_from_published
 from weav3r.models.convert import published_arguments
+from weav3r.models.published_config import config_from_published
 
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 32 * 48).view(2, 1, 3, 32, 48)
 STATED = Provenance(licence="CC BY-NC-SA 4.0", base_model="me/base", metrics={"AUC@5": "0.5"})

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from weav3r.croco_like import CROCO_PRESETS, CrocoConfig, CrocoModel
 from weav3r.models import PRESETS, ModelConfig, TwoViewModel, published
+from weav3r.models._archive import is_torch_file
 from weav3r.models.published import (
-    is_torch_archive,
     parse_constructor,
     read_completion_weights,
     read_published,
@@ -345,7 +345,7 @@ def test_files_are_known_by_their_content(linear: TwoViewModel, tmp_path: Path) 
     save_file(tensors, tmp_path / "a.pth")
     (tmp_path / "empty.pth").touch()
     (tmp_path / "config.json").write_text(json.dumps({"a": 1}))
-    found = {p.name: is_torch_archive(p) for p in tmp_path.iterdir()}
+    found = {p.name: is_torch_file(p) for p in tmp_path.iterdir()}
     assert found == {
         "new.bin": True,
         "old.bin": True,
@@ -355,9 +355,9 @@ def test_files_are_known_by_their_content(linear: TwoViewModel, tmp_path: Path) 
     }
     # 0x80 0x02 begins a pickle, and a safetensors header of a certain length too.
     (tmp_path / "b").write_bytes((0x0280).to_bytes(8, "little") + b'{"a":' + b" " * 700)
-    assert not is_torch_archive(tmp_path / "b")
+    assert not is_torch_file(tmp_path / "b")
     with pytest.raises(FileNotFoundError):
-        is_torch_archive(tmp_path / "absent.pth")
+        is_torch_file(tmp_path / "absent.pth")
     with pytest.raises(FileNotFoundError):
         read_published(tmp_path / "absent.pth")
 

@@ -347,7 +347,9 @@ class _Work:
         decode = max(costs.decode_peak(batch), predictions + match)
         directed = costs.decoding_bytes
         dense = self._dense_bytes(pixels, min(3, photos - 1))
-        base = _process_bytes() + (kept["weights"] if on_host else 0)
+        # weights that are loaded already are in the process, too
+        base = max(_PROCESS_BYTES, _process_bytes() - kept["weights"])
+        base += kept["weights"] if on_host else 0
         work = base + _RUNNING_BYTES + kept["photos"]
         paired = work + (kept["features"] if on_host else 0) + kept["pair data"]
         memory = {
@@ -457,13 +459,13 @@ def _fit(work: _Work, limit: int | None) -> Plan:
 
 
 def _process_bytes() -> int:
-    """What this process holds before the work; at least what it holds once all is imported."""
+    """What this process holds before the work; 0 where the system does not say."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     except OSError:
-        return _PROCESS_BYTES
+        return 0
     resident = re.search(r"VmRSS:\s*(\d+) kB", status)
-    return max(_PROCESS_BYTES, 1024 * int(resident[1]) if resident else 0)
+    return 1024 * int(resident[1]) if resident else 0
 
 
 def _operations_per_s(network: TwoViewModel, work: _Work) -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from .dense_alignment_known import KnownInputs, hold_known, priors_of
 from .dense_alignment_samples import (
@@ -124,7 +124,7 @@ def align_dense(
     pairs: Iterable[PairMaps],
     num_images: int,
     options: DenseOptions | None = None,
-    **known: ArrayLike | None,
+    **known: Any,
 ) -> DenseAlignment:
     """Align the pointmaps of connected images.
 
@@ -142,7 +142,7 @@ def align_dense(
 
 
 def align_samples(
-    samples: Samples, options: DenseOptions | None = None, **known: ArrayLike | None
+    samples: Samples, options: DenseOptions | None = None, **known: Any
 ) -> DenseAlignment:
     """Align observations that are on their grids already; see `align_dense`."""
     options = options or DenseOptions()
@@ -255,7 +255,7 @@ def _robust_mean(
         (...), 0 where nothing has weight.
     """
     mass = strength.sum(0)
-    seen = mass > 0
+    seen = np.asarray(mass > 0)
     t = np.where(seen, (strength * along).sum(0) / np.where(seen, mass, 1), 0)
     if not l1:
         return t

@@ -143,7 +143,7 @@ def _stacked(
     rows, columns = grid_pixels(size, grid)
     samples = ImageSamples(
         size=size,
-        xy=np.stack([columns + 0.5, rows + 0.5], -1),
+        xy=np.stack([columns, rows], -1).astype(np.float64) + 0.5,
         points=np.stack([m[2] for m in maps]),
         confidence=np.stack([m[3] for m in maps]),
         edge=np.array([m[0] for m in maps]),

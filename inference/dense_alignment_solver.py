@@ -311,7 +311,7 @@ def solve(
     normal, state = solver.normal_equations(state)
     trace, damping, still = [normal.objective], 1e-4, 0
     for _ in range(max_sweeps):
-        gain = -1.0
+        gain, equations, candidate = -1.0, normal, state
         try:
             equations, candidate = solver.normal_equations(solver.step(normal, state, damping))
             strength = solver.prior_strength(normal.objective)

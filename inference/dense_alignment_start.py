@@ -12,7 +12,7 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
-from .dense_alignment_samples import Float64Array, Samples
+from .dense_alignment_samples import Float32Array, Float64Array, Samples
 from .dense_alignment_state import State, procrustes
 
 _LONE_VOTE = 0.03  # relative standard deviation of a focal length that nothing confirms
@@ -87,15 +87,14 @@ def focal_votes(samples: Samples, principal_point: Float64Array) -> FocalVotes:
     return FocalVotes(median, np.where(voted, max(pooled, _SUREST_VOTE), np.inf))
 
 
-def _focals(points: Float64Array, confidence: Float64Array, offset: Float64Array) -> Float64Array:
+def _focals(points: Float32Array, confidence: Float32Array, offset: Float64Array) -> Float64Array:
     """(D,) Weiszfeld focals of pointmaps in their own camera; `offset` from the principal point."""
-    points = points.astype(np.float64)
-    front = (points[..., 2] > 0) & (confidence > 0)
-    ray = np.where(
-        front[..., None], points[..., :2] / np.where(front, points[..., 2], 1)[..., None], 0
-    )
+    z = points[..., 2].astype(np.float64)
+    front = (z > 0) & (confidence > 0)
+    ray = np.where(front[..., None], points[..., :2] / np.where(front, z, 1)[..., None], 0)
     along, square = (ray * offset).sum(-1), (ray * ray).sum(-1)
     weight = np.where(front, confidence, 0).astype(np.float64)
+    focal = np.full(len(points), np.nan)
     for _ in range(11):
         focal = (weight * along).sum(-1) / np.maximum((weight * square).sum(-1), 1e-300)
         distance = np.linalg.norm(offset - focal[:, None, None] * ray, axis=-1)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._foreign import ACCEPTED, hint
 from ._pickle import interpret
 from ._stored import StoredTensor, shown
 
@@ -25,6 +26,7 @@ MAX_PROGRAM_BYTES = 16 * 2**20  # of the pickle; 1000 tensors take 150 kB
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # magic, length of the name, of the extra field
+_AGAIN = "fetch the file again"
 _SAVE_AGAIN = "load it with torch where you trust it, and write it again with torch.save"
 
 
@@ -96,7 +98,7 @@ class TorchArchive:
         if len(roots) != 1 or "/" in roots[0]:
             raise ValueError(
                 f"{self.path} is a zip archive but no torch checkpoint: expected one folder with "
-                f"one data.pkl, found {len(roots)}"
+                f"one data.pkl, found {len(roots)}; {ACCEPTED}"
             )
         order = "little"
         if f"{roots[0]}/byteorder" in self._entries:
@@ -134,7 +136,9 @@ class TorchArchive:
         start = entry.header_offset + _LOCAL_HEADER.size + name_length + extra_length
         end = start + entry.file_size
         if end > len(self._map):
-            raise ValueError(f"{self.path} is cut short: {shown(name)} ends behind its end")
+            raise ValueError(
+                f"{self.path} is cut short: {shown(name)} ends behind its end; {_AGAIN}"
+            )
         if name not in self._checked:
             if self._checksum(start, entry.file_size) != entry.CRC:
                 raise ValueError(
@@ -188,7 +192,7 @@ def _require_zip(path: Path, head: bytes) -> None:
             f"{path} is in the format of torch before 1.6, not read here; {_SAVE_AGAIN}"
         )
     if not head.startswith(_ZIP_MAGIC):
-        raise ValueError(f"{path} is no torch checkpoint: it does not start like a zip archive")
+        raise ValueError(f"{path} is no torch checkpoint: {hint(head)}")
 
 
 class _BoundedFile(io.FileIO):
@@ -218,10 +222,15 @@ def _read_directory(path: Path, file: _BoundedFile) -> dict[str, zipfile.ZipInfo
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
     except _ZIP_ERRORS as error:
-        raise ValueError(f"{path} is damaged or cut short: {error}") from error
+        raise ValueError(f"{path} is damaged or cut short ({error}); {_AGAIN}") from error
     by_name = {entry.filename: entry for entry in entries}
     if len(by_name) != len(entries):
         raise ValueError(f"{path} holds two entries of the same name")
+    if any(name.split("/")[1:2] == ["code"] for name in by_name):
+        raise ValueError(
+            f"{path} is TorchScript, a program and not only weights; save the state_dict of the "
+            "model with torch.save, or pass the original checkpoint"
+        )
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
             raise ValueError(f"{path} is compressed, unlike files of torch.save; {_SAVE_AGAIN}")

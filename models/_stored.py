@@ -98,7 +98,8 @@ def allowed(module: str, name: str) -> Name | Opaque:
     if text in _OPAQUE or (module == "torch" and name in _DTYPES):
         return Opaque(text)
     raise ValueError(
-        f"the file asks for {shown(text)}, which no checkpoint needs; refused, nothing was run"
+        f"the file asks for {shown(text)}, which no checkpoint needs; refused, nothing was run "
+        "(was a whole module saved? save its state_dict in its place)"
     )
 
 

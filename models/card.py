@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from ._foreign import printable
 from .config import ModelConfig
 
 CARD_FILE = "README.md"
@@ -118,8 +119,8 @@ def warn_of_licence(origin: str, provenance: Provenance, config: ModelConfig) ->
     more = " Its training sets add restrictions of their own: see its model card."
     logger.warning(
         "%s: licence %s, non-commercial use only.%s",
-        origin,
-        provenance.licence,
+        printable(origin),
+        printable(provenance.licence),
         more if "mast3r" in f"{origin} {config.name}".lower() else "",
     )
 

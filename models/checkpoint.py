@@ -136,8 +136,9 @@ def _local_file(path: Path) -> Path | None:
     name = choose_weights([entry.name for entry in path.iterdir()])
     if name is None:
         raise FileNotFoundError(
-            f"{path} holds no {WEIGHTS_FILE} and no single other weights file; "
-            f"it holds {listing(entry.name for entry in path.iterdir())}"
+            f"{path} holds no {WEIGHTS_FILE} and no single .pth file; it holds "
+            f"{listing(entry.name for entry in path.iterdir())}; a folder needs {CONFIG_FILE} "
+            f"and {WEIGHTS_FILE}, or one .pth file"
         )
     return path / name
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from ._foreign import printable
 from .card import CARD_FILE, Provenance, model_card
 from .checkpoint import Checkpoint, open_checkpoint
 from .config import ConfidenceMode, ModelConfig
@@ -27,6 +28,7 @@ from .storage import (
     TensorFile,
     file_sha256,
     pack_tensor,
+    require_dtype,
     shape_of,
     write_tensors,
 )
@@ -68,7 +70,9 @@ def save_pretrained(
 ) -> SavedFolder:
     """Write a network with its configuration and model card; see `TwoViewModel.save_pretrained`."""
     stated = provenance or model.provenance or Provenance()
-    return _write(model.state_dict(), model.config, Path(folder), dtype, layout, stated, repo_id)
+    return _write(
+        model.state_dict(), model.config, Path(folder), dtype, layout, stated, repo_id, ""
+    )
 
 
 def convert_checkpoint(
@@ -123,7 +127,8 @@ def convert_checkpoint(
     if licence is not None:
         _note_wider_licence(checkpoint, licence)
         stated = dataclasses.replace(stated, licence=licence)
-    saved = _write(tensors, checkpoint.config, folder, dtype, layout, stated, None)
+    origin = checkpoint.origin
+    saved = _write(tensors, checkpoint.config, folder, dtype, layout, stated, None, origin)
     _verify(saved.file, tensors, dtype)
     return saved
 
@@ -133,7 +138,7 @@ def _note_wider_licence(checkpoint: Checkpoint, licence: str) -> None:
         logger.warning(
             "the copy of %s states %s in place of %s, non-commercial use only; that is for the "
             "owner of the weights to decide",
-            *(checkpoint.origin, licence, checkpoint.provenance.licence),
+            *map(printable, (checkpoint.origin, licence, checkpoint.provenance.licence)),
         )
 
 
@@ -168,11 +173,15 @@ def _write(
     layout: Layout,
     provenance: Provenance,
     repo_id: str | None,
+    origin: str = "",
 ) -> SavedFolder:
     text = _config_text(config, layout, dtype)
     file = folder / WEIGHTS_FILE
     header = {"config": json.dumps(config.to_dict(), allow_nan=False)}
-    write_tensors(file, tensors, dtype, header | provenance.to_metadata())
+    try:
+        write_tensors(file, tensors, dtype, header | provenance.to_metadata())
+    except ValueError as error:
+        raise ValueError(f"{origin}: {error}" if origin else str(error)) from error
     (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
     sha256 = file_sha256(file)
     count = sum(math.prod(shape_of(tensors, key)) for key in tensors)
@@ -183,6 +192,7 @@ def _write(
 
 
 def _config_text(config: ModelConfig, layout: Layout, dtype: StorageDtype) -> str:
+    require_dtype(dtype)
     if layout not in get_args(Layout):
         raise ValueError(f"layout must be one of {', '.join(get_args(Layout))}, got {layout!r}")
     if layout == "weav3r":

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from ._foreign import printable
 from .storage import WEIGHTS_FILE
 
 # The Hub ids that the presets without bundled weights stand for.
@@ -80,7 +81,7 @@ def choose_weights(names: Iterable[str]) -> str | None:
 
 def listing(names: Iterable[str], limit: int = 8) -> str:
     """Write a list of file names for a message."""
-    shown = sorted(names)
+    shown = sorted(printable(name, 100) for name in names)
     more = f" and {len(shown) - limit} more" if len(shown) > limit else ""
     return (", ".join(shown[:limit]) or "nothing") + more
 

@@ -92,6 +92,23 @@ def empty_model(config: ModelConfig, checkpoint: Checkpoint | None = None) -> Tw
         raise ValueError(f"{origin} describes no network that can be built: {error}") from error
 
 
+def find_problems(checkpoint: Checkpoint) -> list[str]:
+    """Say what does not fit between the weights and the configuration of a checkpoint.
+
+    Names and shapes are compared; the weights are not read.
+
+    Returns:
+        One line for each problem, the first one a summary; empty where everything fits.
+    """
+    empty = {k: torch.empty(shape, device="meta") for k, shape in checkpoint.shapes().items()}
+    try:
+        model = empty_model(checkpoint.config, checkpoint)
+        load_weights(model, empty, origin=checkpoint.origin, assign=True)
+    except ValueError as error:
+        return [line.strip() for line in str(error).splitlines()]
+    return []
+
+
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
     """Turn "auto" into cuda, else mps, else cpu; check that another device exists.
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..croco_like.croco import CROCO_PRESETS, CrocoConfig, CrocoModel
 from ._archive import TorchArchive, is_torch_file
+from ._foreign import refuse_prefix
 from ._stored import Namespace, StoredTensor
 from .config import NUMBERS, PRESETS, Bounds, ModelConfig, check_number
 from .published_config import PUBLISHED_NAMES, config_from_published
@@ -25,6 +26,7 @@ from .weights import canonical_keys
 
 MAX_CONSTRUCTOR_LENGTH = 4096  # characters; the longest published one has 450
 
+_FOREIGN = "not a DUSt3R, MASt3R or CroCo checkpoint"
 _TWO_VIEW_CLASSES = ("AsymmetricCroCo3DStereo", "AsymmetricMASt3R")
 _COMPLETION_CLASSES = ("CroCoNet",)
 
@@ -72,8 +74,8 @@ def read_published(path: Path) -> PublishedCheckpoint:
             content = {"model": content}
         if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
             raise ValueError(
-                "expected a dictionary with the weights under 'model', as the training scripts of "
-                "CroCo, DUSt3R and MASt3R write it, or the weights alone"
+                f"{_FOREIGN}: expected a dictionary with the weights under 'model', as the "
+                "training scripts write it, or the weights alone"
             )
         stored = _weights(content["model"])
         arguments = _plain_arguments(content.get("args"))
@@ -170,6 +172,8 @@ def _weights(model: Mapping[Any, Any]) -> dict[str, StoredTensor]:
     for key, value in model.items():
         if not isinstance(key, str) or not isinstance(value, StoredTensor):
             raise ValueError(f"the weights hold something that is no tensor: {_clipped(str(key))}")
+        if not value.dtype.is_floating_point and not any("enc_blocks." in str(k) for k in model):
+            raise ValueError(f"{_FOREIGN}: its weights are called {_clipped(key)} and the like")
         if not value.dtype.is_floating_point:
             raise ValueError(
                 f"{_clipped(key)} is of type {value.dtype}; weights are floating-point"
@@ -267,6 +271,9 @@ def _recognised(
         own = _shapes_of(lambda preset=preset: TwoViewModel(preset))
         if own == wanted or _without_second_decoder(own) == wanted:
             return preset, name
+    refuse_prefix(shapes)
+    if not any("enc_blocks." in key for key in shapes):
+        raise ValueError(f"{_FOREIGN}: its weights are called {_clipped(next(iter(shapes)))}")
     raise ValueError(
         "the file does not say which network its weights are for (no constructor call in args, no "
         "croco_kwargs), and their shapes are those of no known network: "

@@ -12,9 +12,10 @@ from .checkpoint import bundled_weights, open_checkpoint, parse_config, remote_i
 from .config import PRESETS, ModelConfig
 from .hub import describe
 from .hub_cache import PUBLISHED_IDS, cached_file, cached_ids
-from .loading import empty_model
+from .loading import empty_model, find_problems
 from .storage import CONFIG_FILE, file_sha256, read_text
 
+_SHOWN_PROBLEMS = 6
 _PUBLISHED_NOTE = f"{PUBLISHED_LICENCE} (published weights, non-commercial; not shipped)"
 
 
@@ -117,8 +118,9 @@ def checkpoint_info(source: str | Path, *, offline: bool | None = None) -> dict[
 
     Returns:
         The fields of `ModelInfo` for a preset; `config`; and for a checkpoint `file`, `bytes`,
-        `sha256`, `licence`, `parameters` (of the network), `tensors` (in the file) and the other
-        text entries of its header as `metadata`.
+        `sha256`, `licence`, `fits` (whether the weights fit the configuration, with the first
+        `problems` where they do not), `parameters` (of the network, None where they do not),
+        `tensors` (in the file) and the other text entries of its header as `metadata`.
 
     Raises:
         FileNotFoundError: if there is no such checkpoint.
@@ -135,10 +137,12 @@ def checkpoint_info(source: str | Path, *, offline: bool | None = None) -> dict[
 
 def _local_info(source: str | Path) -> dict[str, Any]:
     checkpoint = open_checkpoint(source, offline=True)
-    count = _count_parameters(checkpoint.config)
+    problems = find_problems(checkpoint)
     return {
         "name": checkpoint.config.name,
-        "parameters": count,
+        "fits": not problems,
+        **({"problems": problems[:_SHOWN_PROBLEMS]} if problems else {}),
+        "parameters": None if problems else _count_parameters(checkpoint.config),
         "file": str(checkpoint.file),
         "bytes": checkpoint.file.stat().st_size,
         "sha256": file_sha256(checkpoint.file),

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ._foreign import hint
 from .two_view import TwoViewModel
 
 StorageDtype = Literal["float32", "float16", "bfloat16", "int8"]
@@ -108,11 +109,11 @@ class TensorFile(LazyTensors):
 
 def _check_header_size(file: Path) -> None:
     with open(file, "rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
+        head = stream.read(512)
+    size = int.from_bytes(head[:8], "little")
     if size > _MAX_HEADER_BYTES:
         raise ValueError(
-            f"a header of {size} bytes, expected at most {_MAX_HEADER_BYTES}; is it a web page, a "
-            "git-lfs pointer or another kind of file?"
+            f"a header of {size} bytes, expected at most {_MAX_HEADER_BYTES}; {hint(head)}"
         )
 
 
@@ -200,8 +201,7 @@ def write_tensors(
     Raises:
         ValueError: for an unknown dtype, or weights that do not fit it.
     """
-    if dtype not in get_args(StorageDtype):
-        raise ValueError(f"dtype must be one of {', '.join(get_args(StorageDtype))}, got {dtype!r}")
+    require_dtype(dtype)
     header, offsets = _plan(tensors, dtype, {**(metadata or {}), "format": "pt", "storage": dtype})
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
@@ -217,6 +217,16 @@ def write_tensors(
         raise OSError(error.errno, error.strerror, str(file)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def require_dtype(dtype: str) -> None:
+    """Check the name of a stored precision.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if dtype not in get_args(StorageDtype):
+        raise ValueError(f"dtype must be one of {', '.join(get_args(StorageDtype))}, got {dtype!r}")
 
 
 def _plan(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ._foreign import printable, refuse_prefix
 from .two_view import TwoViewModel
 
 
@@ -31,6 +32,10 @@ def load_weights(
         ValueError: one message that lists every missing, unexpected and mis-shaped tensor, and
             every one that is not of a floating-point type, one a line.
     """
+    try:
+        refuse_prefix(state)
+    except ValueError as error:
+        raise ValueError(f"{origin} does not fit the network: {error}") from None
     state = canonical_keys(state)
     if isinstance(model, TwoViewModel):
         state = duplicate_decoder(state)
@@ -52,7 +57,7 @@ def load_weights(
     if any(problems.values()):
         counts = ", ".join(f"{len(names)} {kind}" for kind, names in problems.items() if names)
         lines = [f"  {kind}: {name}" for kind, names in problems.items() for name in names]
-        safe = (line if line.isprintable() else ascii(line)[1:-1] for line in lines)
+        safe = (printable(line) for line in lines)
         raise ValueError("\n".join([f"{origin} does not fit the network ({counts}):", *safe]))
     if assign:
         state = _unshared({key: value.to(own[key].dtype) for key, value in state.items()})

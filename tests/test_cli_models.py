@@ -80,6 +80,13 @@ def test_info_is_json(run: Run, folder: Path) -> None:
     assert preset["hub_id"] == PUBLISHED_IDS["mast3r-512"] and "file" not in preset
 
 
+def test_info_prints_no_control_characters(run: Run, tmp_path: Path) -> None:
+    stated = Provenance(licence="\x9b31m" + "a" * 1000)
+    TwoViewModel(TINY).save_pretrained(tmp_path / "saved", provenance=stated)
+    out = run("models", "info", tmp_path / "saved").out
+    assert "\x9b" not in out and "a" * 200 not in out and json.loads(out)["fits"] is True
+
+
 def test_info_of_what_is_not_there(run: Run, hub: LocalHub) -> None:
     assert_one_line(run("models", "info", "nonsense"), "nonsense", "weav3r-small")
     assert_one_line(run("models", "info", REPO), REPO, "no such repository")

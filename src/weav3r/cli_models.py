@@ -80,7 +80,7 @@ def models_info(
     """
     from .models import checkpoint_info
 
-    output.print_json(data=checkpoint_info(model))
+    output.print_json(data=_printable(checkpoint_info(model)))
 
 
 @app.command("path")
@@ -169,6 +169,18 @@ def models_export(
     _say(written.readme)
 
 
+def _printable(value: Any, limit: int = 200) -> Any:
+    """Clip and escape the texts of a file, wherever they stand; paths are left whole."""
+    from .models._foreign import printable
+
+    if isinstance(value, str):
+        return printable(value, limit)
+    if isinstance(value, dict):
+        pairs = list(value.items())[:100]
+        return {printable(k): _printable(v, 4096 if k == "file" else limit) for k, v in pairs}
+    return [_printable(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def _say(line: object) -> None:
     output.print(str(line), highlight=False, markup=False, soft_wrap=True)
 
@@ -178,5 +190,7 @@ def _size(count: int) -> str:
 
 
 def _licence(provenance: Any) -> str:
+    from .models._foreign import printable
+
     end = ", non-commercial use only" if provenance.non_commercial else ""
-    return f"licence: {provenance.licence or 'not stated'}{end}"
+    return f"licence: {printable(provenance.licence) or 'not stated'}{end}"

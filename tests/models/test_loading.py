@@ -307,7 +307,7 @@ def test_published_files_by_content(
 def test_several_weights_in_a_folder(any_tiny: TwoViewModel, tmp_path: Path) -> None:
     write_published(any_tiny, tmp_path / "a.pth")
     write_published(any_tiny, tmp_path / "b.pth")
-    with pytest.raises(FileNotFoundError, match=r"no single other weights.*holds a.pth, b.pth"):
+    with pytest.raises(FileNotFoundError, match=r"no single .pth file.*holds a.pth, b.pth"):
         load_model(tmp_path)
 
 

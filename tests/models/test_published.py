@@ -325,7 +325,7 @@ def test_constructor_literals() -> None:
         ({"model": {}}, "there are no weights"),
         ({"model": {"a": 1}}, "something that is no tensor: 'a'"),
         ({"model": {1: torch.ones(1)}}, "something that is no tensor: '1'"),
-        ({"model": {"a": torch.arange(3)}}, "'a' is of type torch.int64"),
+        ({"model": {"enc_blocks.0": torch.arange(3)}}, "'enc_blocks.0' is of type torch.int64"),
         ({"model": {"a": torch.ones(1)}, "croco_kwargs": [1]}, "croco_kwargs holds"),
         ({"model": {"a": torch.ones(1)}, "croco_kwargs": {"a\x1b": 1}}, "croco_kwargs holds"),
     ],

@@ -218,5 +218,5 @@ def test_headers_that_describe_too_much(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="a.safetensors is not a readable safetensors file"):
             TensorFile(path)
     path.write_text("version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(ValueError, match="a web page, a git-lfs pointer or another kind of file"):
+    with pytest.raises(ValueError, match="git-lfs pointer: fetch the file itself"):
         TensorFile(path)

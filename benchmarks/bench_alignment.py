@@ -20,8 +20,8 @@ import numpy as np
 from measuring import finish, parser
 from numpy.typing import NDArray
 
-from weav3r.inference.dense_alignment import DenseAlignment, DenseOptions, align_dense, fuse_depth
-from weav3r.inference.dense_alignment_samples import PairMaps
+from weav3r.inference.alignment.dense import DenseAlignment, DenseOptions, align_dense, fuse_depth
+from weav3r.inference.alignment.samples import PairMaps
 
 Array = NDArray[np.float64]
 

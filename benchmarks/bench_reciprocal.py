@@ -25,8 +25,8 @@ from torch import Tensor
 
 from weav3r.geometry.pointmap import unproject_depth
 from weav3r.geometry.transforms import transform_points
-from weav3r.inference.gating import gate_from_pointmaps
-from weav3r.inference.reciprocal import PixelMatches, grid_pixels, reciprocal_matches
+from weav3r.inference.matching.gating import gate_from_pointmaps
+from weav3r.inference.matching.reciprocal import PixelMatches, grid_pixels, reciprocal_matches
 
 Pairs = set[tuple[int, int]]
 _BRUTE_FORCE_SIMILARITIES = 2**26  # 8192 squared

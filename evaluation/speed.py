@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..geometry.ledger import Ledger
 from ..inference.defaults import inference_size
-from ..inference.graph import make_pairs
+from ..inference.graph.kinds import make_pairs
 from ..inference.images import View, network_size
 from ..inference.predict import encode_views, predict_pairs
 from ..models import (

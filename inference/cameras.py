@@ -17,15 +17,15 @@ import numpy as np
 from ..geometry.camera import Camera
 from ..geometry.pose import relative_pose
 from ..models.two_view import EncodedImages, TwoViewModel
-from .alignment import AlignedCameras, PairSamples, align_pairs
-from .evidence import OwnMap
+from .alignment.pairs import AlignedCameras, PairSamples, align_pairs
 from .images import View
-from .job import Job
-from .known import Given
-from .known_alignment import align_known
-from .known_cameras import apply_known
-from .known_evidence import PairPoints, check_evidence, points_of_samples
-from .matching import Matches
+from .job.evidence import OwnMap
+from .job.folder import Job
+from .known.alignment import align_known
+from .known.cameras import apply_known
+from .known.evidence import PairPoints, check_evidence, points_of_samples
+from .known.values import Given
+from .matching.descriptors import Matches
 from .predict import Precision
 from .progress import Progress
 from .report import RejectedPair

@@ -30,22 +30,22 @@ from .dense import (
     pointmap_depth,
     sweep_depth,
 )
-from .evidence import PairEvidence, PairReader, own_map
-from .graph import make_pairs, reads_similarity
+from .graph.kinds import make_pairs, reads_similarity
+from .graph.retrieval import image_similarity
 from .images import LoadedImages, View, load_images
-from .job import Job
-from .known import KnownSource, as_known, masked_matches, masked_samples, resolve, with_masks
-from .known_cameras import with_known_depth
-from .matching import MatchingOptions
-from .planner import MANY_VIEWS, OWN_MAPS_BYTES, Settings, plan
+from .job.evidence import PairEvidence, PairReader, own_map
+from .job.folder import Job
+from .job.planner import MANY_VIEWS, OWN_MAPS_BYTES, Settings, plan
+from .job.store import JobStore
+from .known.cameras import with_known_depth
+from .known.values import KnownSource, as_known, masked_matches, masked_samples, resolve, with_masks
+from .matching.descriptors import MatchingOptions
 from .predict import Precision, encode_views, mixed_precision, predict_pairs
 from .progress import Progress, make_progress
 from .report import EdgeReport, SceneReport
 from .residuals import edge_reports
-from .retrieval import image_similarity
 from .scene import Scene, SceneView
 from .sfm import MatchGraph, SfmOptions
-from .store import JobStore
 
 CameraRoad = Literal["auto", "matches", "pointmaps"]
 DepthRoad = Literal["auto", "sweep", "pointmaps"]
@@ -95,7 +95,7 @@ def reconstruct(
             at any moment, goes on to the same scene, and a later call with some other photos
             computes only what is new; images and pairs then run one at a time.
         max_memory: bound such as "8GB" that the work is arranged to keep, instead of `batch_size`;
-            see `weav3r.inference.planner.plan`.
+            see `weav3r.inference.job.planner.plan`.
         progress: False for silence, True for a bar in the terminal, or a function that receives
             (stage, done, total).
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..geometry._epipolar import rays, sampson_px
 from ..geometry.camera import Camera
-from .matching import Matches
+from .matching.descriptors import Matches
 from .report import EdgeReport
 
 FITS_WITHIN_PX = 4.0

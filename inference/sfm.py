@@ -21,9 +21,9 @@ import pycolmap
 
 from ..geometry.camera import Camera
 from .images import View
-from .known import Given
-from .known_sfm import group_key, hold_known, known_camera, seed_model, weigh_focals
-from .matching import Matches
+from .known.sfm import group_key, hold_known, known_camera, seed_model, weigh_focals
+from .known.values import Given
+from .matching.descriptors import Matches
 
 _FOCAL_SHARES = (0.1, 50.0)  # of the long side: beyond are degenerate solutions, not lenses
 

@@ -14,7 +14,7 @@ from ..models.loading import load_model
 from ..models.two_view import TwoViewModel
 from .defaults import inference_size
 from .images import View, load_images
-from .matching import Matches, MatchingOptions, match_pair, merge_matches
+from .matching.descriptors import Matches, MatchingOptions, match_pair, merge_matches
 from .predict import Precision, encode_views, predict_pairs
 
 

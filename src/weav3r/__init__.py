@@ -15,7 +15,7 @@ from pathlib import Path as _Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .inference.known import Known, KnownView, prior
+    from .inference.known.values import Known, KnownView, prior
     from .inference.pipeline import reconstruct
     from .inference.scene import Scene
     from .inference.two_view import PairMatch, match
@@ -35,13 +35,13 @@ __all__ = [
 ]
 
 _HOME = {
-    "Known": ".inference.known",
-    "KnownView": ".inference.known",
+    "Known": ".inference.known.values",
+    "KnownView": ".inference.known.values",
     "PairMatch": ".inference.two_view",
     "Scene": ".inference.scene",
     "load_model": ".models",
     "match": ".inference.two_view",
-    "prior": ".inference.known",
+    "prior": ".inference.known.values",
     "reconstruct": ".inference.pipeline",
 }
 

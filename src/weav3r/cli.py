@@ -194,7 +194,7 @@ def plan_(
     ] = True,
 ) -> None:
     """Say how many pairs, how much memory and time `reconstruct` will take; run nothing."""
-    from .inference.planner import plan
+    from .inference.job.planner import plan
 
     made = plan(
         _photos_or_example(photos, example),

@@ -12,13 +12,13 @@ import pytest
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from weav3r.inference.dense_alignment import DenseOptions, align_samples, observation_weights
-from weav3r.inference.dense_alignment_known import KnownInputs, priors_of
-from weav3r.inference.dense_alignment_samples import PairMaps, Samples, sample_maps
-from weav3r.inference.dense_alignment_solver import Solver
-from weav3r.inference.dense_alignment_start import focal_votes, spanning_tree, start_from_tree
-from weav3r.inference.dense_alignment_state import State
-from weav3r.inference.dense_alignment_system import FOCAL, Normal
+from weav3r.inference.alignment.dense import DenseOptions, align_samples, observation_weights
+from weav3r.inference.alignment.known import KnownInputs, priors_of
+from weav3r.inference.alignment.samples import PairMaps, Samples, sample_maps
+from weav3r.inference.alignment.solver import Solver
+from weav3r.inference.alignment.start import focal_votes, spanning_tree, start_from_tree
+from weav3r.inference.alignment.state import State
+from weav3r.inference.alignment.system import FOCAL, Normal
 
 Arrays = dict[str, NDArray[Any]]
 SIZE = (48, 64)

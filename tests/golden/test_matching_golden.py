@@ -7,9 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from weav3r.inference.nearest import mutual_nearest_points, nearest_neighbours
-from weav3r.inference.reciprocal import ReciprocalSearch, reciprocal_matches
-from weav3r.inference.reciprocal_pairs import DescriptorMaps, match_directed, match_symmetric
+from weav3r.inference.matching.nearest import mutual_nearest_points, nearest_neighbours
+from weav3r.inference.matching.reciprocal import ReciprocalSearch, reciprocal_matches
+from weav3r.inference.matching.reciprocal_pairs import (
+    DescriptorMaps,
+    match_directed,
+    match_symmetric,
+)
 
 
 @pytest.fixture

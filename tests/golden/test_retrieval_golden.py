@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from weav3r.inference.retrieval import (
+from weav3r.inference.graph.retrieval import (
     Whitening,
     farthest_images,
     learn_whitening,

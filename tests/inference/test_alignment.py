@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from weav3r.geometry.camera import Camera
-from weav3r.inference.alignment import AlignmentOptions, align_pairs, sample_pair
+from weav3r.inference.alignment.pairs import AlignmentOptions, align_pairs, sample_pair
 from weav3r.inference.predict import PairResult
 from weav3r.models import PairPrediction, ViewPrediction
 

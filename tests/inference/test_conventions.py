@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from weav3r.geometry.camera import Camera
-from weav3r.inference.conventions import ConventionError, check_depth, check_focal, check_K
-from weav3r.inference.conventions import check_pose as check
-from weav3r.inference.known import as_known, resolve
-from weav3r.inference.known_evidence import PairPoints, check_evidence
+from weav3r.inference.known.conventions import ConventionError, check_depth, check_focal, check_K
+from weav3r.inference.known.conventions import check_pose as check
+from weav3r.inference.known.evidence import PairPoints, check_evidence
+from weav3r.inference.known.values import as_known, resolve
 
 _spec = importlib.util.spec_from_file_location(
     "known_world", Path(__file__).with_name("known_world.py")

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from weav3r.inference.dense_alignment import (
+from weav3r.inference.alignment.dense import (
     DenseOptions,
     align_dense,
     align_samples,
     fuse_depth,
     observation_weights,
 )
-from weav3r.inference.dense_alignment_known import KnownInputs, priors_of
-from weav3r.inference.dense_alignment_samples import PairMaps, confidence_weight, sample_maps
-from weav3r.inference.dense_alignment_solver import Solver, solve
-from weav3r.inference.dense_alignment_start import focal_votes, start_from_tree
-from weav3r.inference.dense_alignment_state import rotations_from_vectors
+from weav3r.inference.alignment.known import KnownInputs, priors_of
+from weav3r.inference.alignment.samples import PairMaps, confidence_weight, sample_maps
+from weav3r.inference.alignment.solver import Solver, solve
+from weav3r.inference.alignment.start import focal_votes, start_from_tree
+from weav3r.inference.alignment.state import rotations_from_vectors
 
 _spec = importlib.util.spec_from_file_location("surface", Path(__file__).with_name("surface.py"))
 assert _spec and _spec.loader
@@ -299,7 +299,7 @@ def test_blocks_of_rows_change_nothing(monkeypatch) -> None:
     pairs = maps_of(scene(), COMPLETE, noise=0.01)
     result = align_dense(pairs, 4)
     whole = fuse_depth(result, 1, shown(pairs, 1)).depth
-    monkeypatch.setattr("weav3r.inference.dense_alignment._ROWS_AT_ONCE", 600)
+    monkeypatch.setattr("weav3r.inference.alignment.dense._ROWS_AT_ONCE", 600)
     np.testing.assert_allclose(fuse_depth(result, 1, shown(pairs, 1)).depth, whole, rtol=1e-5)
 
 

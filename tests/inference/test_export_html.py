@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from weav3r.geometry.camera import Camera
-from weav3r.inference.matching import Matches
+from weav3r.inference.matching.descriptors import Matches
 from weav3r.inference.report import EdgeReport, RejectedPair, SceneReport
 from weav3r.inference.residuals import edge_reports
 from weav3r.inference.scene import Scene

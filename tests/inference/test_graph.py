@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse.csgraph import minimum_spanning_tree
 
-from weav3r.inference.graph import (
+from weav3r.inference.graph.kinds import (
     connected_components,
     is_connected,
     limit_distance,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import weav3r
-from weav3r.inference import graph as graphs
-from weav3r.inference.graph import is_connected
+from weav3r.inference.graph import kinds as graphs
+from weav3r.inference.graph.kinds import is_connected
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 
 import weav3r
-from weav3r.inference import job as job_module
-from weav3r.inference.store import JobStore
+from weav3r.inference.job import folder as job_module
+from weav3r.inference.job.store import JobStore
 from weav3r.models import TwoViewModel
 
 OPTIONS = {"size": 96, "cameras": "pointmaps", "depth": "sweep", "progress": False}

@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 from weav3r.geometry.ledger import Ledger
-from weav3r.inference.conventions import ConventionError
 from weav3r.inference.export.colmap import save_colmap, to_reconstruction
 from weav3r.inference.export.nerfstudio import save_nerfstudio
 from weav3r.inference.images import View
-from weav3r.inference.known import (
+from weav3r.inference.known.conventions import ConventionError
+from weav3r.inference.known.files import read_cameras_json, read_colmap, read_known, read_nerfstudio
+from weav3r.inference.known.values import (
     FIXED,
     FREE,
     Known,
@@ -29,7 +30,6 @@ from weav3r.inference.known import (
     resolve,
     with_masks,
 )
-from weav3r.inference.known_files import read_cameras_json, read_colmap, read_known, read_nerfstudio
 from weav3r.inference.scene import Scene
 
 HEIGHT, WIDTH = 60, 80

@@ -15,12 +15,13 @@ import torch
 from weav3r.geometry.camera import Camera
 from weav3r.geometry.ledger import Ledger
 from weav3r.geometry.transforms import weighted_procrustes
-from weav3r.inference.alignment import GRID, PairSamples
+from weav3r.inference.alignment.pairs import GRID, PairSamples
 from weav3r.inference.cameras import Solution, Work, solve_cameras
-from weav3r.inference.conventions import ConventionError
 from weav3r.inference.dense import DepthMap
 from weav3r.inference.images import View
-from weav3r.inference.known import (
+from weav3r.inference.known.cameras import with_known_depth
+from weav3r.inference.known.conventions import ConventionError
+from weav3r.inference.known.values import (
     Known,
     KnownView,
     as_known,
@@ -30,8 +31,7 @@ from weav3r.inference.known import (
     resolve,
     with_masks,
 )
-from weav3r.inference.known_cameras import with_known_depth
-from weav3r.inference.matching import Matches
+from weav3r.inference.matching.descriptors import Matches
 from weav3r.inference.progress import make_progress
 from weav3r.inference.sfm import MatchGraph
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from weav3r.geometry.ledger import Ledger
 from weav3r.inference.images import View
-from weav3r.inference.matching import (
+from weav3r.inference.matching.descriptors import (
     Matches,
     MatchingOptions,
     joint_descriptors,

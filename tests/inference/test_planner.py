@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 import weav3r
-from weav3r.inference import planner
-from weav3r.inference.costs import network_costs
-from weav3r.inference.planner import parse_bytes, plan
+from weav3r.inference.job import planner
+from weav3r.inference.job.costs import network_costs
+from weav3r.inference.job.planner import parse_bytes, plan
 from weav3r.models import PRESETS, TwoViewModel
 
 SMALL = PRESETS["weav3r-small"]
@@ -166,7 +166,7 @@ import sys
 from pathlib import Path
 import weav3r
 from weav3r.inference import pipeline
-from weav3r.inference.planner import plan
+from weav3r.inference.job.planner import plan
 photos, options = Path(sys.argv[1]), {"device": "cpu", "size": int(sys.argv[2])}
 expected = plan(photos, calibrate=False, **options).peak_bytes
 Path("/proc/self/clear_refs").write_text("5")

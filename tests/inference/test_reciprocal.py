@@ -14,22 +14,26 @@ from torch import Tensor
 
 from weav3r.geometry.pointmap import pixel_grid, project, unproject_depth
 from weav3r.geometry.transforms import transform_points
-from weav3r.inference import nearest
-from weav3r.inference.gating import Gate, gate_from_pointmaps
-from weav3r.inference.nearest import (
+from weav3r.inference.matching import nearest
+from weav3r.inference.matching.gating import Gate, gate_from_pointmaps
+from weav3r.inference.matching.nearest import (
     DescriptorTiles,
     mutual_nearest_points,
     nearest_neighbours,
     similarity,
 )
-from weav3r.inference.predict import PairResult
-from weav3r.inference.reciprocal import (
+from weav3r.inference.matching.reciprocal import (
     ReciprocalSearch,
     grid_pixels,
     merge_pairs,
     reciprocal_matches,
 )
-from weav3r.inference.reciprocal_pairs import descriptor_maps, match_directed, match_symmetric
+from weav3r.inference.matching.reciprocal_pairs import (
+    descriptor_maps,
+    match_directed,
+    match_symmetric,
+)
+from weav3r.inference.predict import PairResult
 from weav3r.models import PairPrediction, ViewPrediction
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from weav3r.inference.graph import connected_components, make_pairs
-from weav3r.inference.retrieval import (
+from weav3r.inference.graph.kinds import connected_components, make_pairs
+from weav3r.inference.graph.retrieval import (
     RetrievalOptions,
     farthest_images,
     image_similarity,

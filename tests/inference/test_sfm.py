@@ -10,7 +10,7 @@ import torch
 from weav3r.geometry.camera import Camera
 from weav3r.geometry.ledger import Ledger
 from weav3r.inference.images import View
-from weav3r.inference.matching import Matches
+from weav3r.inference.matching.descriptors import Matches
 from weav3r.inference.sfm import (
     MatchGraph,
     SfmOptions,

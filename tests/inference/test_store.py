@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from weav3r.inference.store import JobStore, fingerprint
+from weav3r.inference.job.store import JobStore, fingerprint
 
 KEY = fingerprint("a")
 
@@ -172,7 +172,7 @@ def test_a_full_disk_costs_the_entry_and_not_the_run(
 
 _WORKER = """
 import sys, torch
-from weav3r.inference.store import JobStore, fingerprint
+from weav3r.inference.job.store import JobStore, fingerprint
 store = JobStore(sys.argv[1], max_bytes=40_000)
 for turn in range(100):
     number = turn % 7

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from weav3r.inference.front_evidence import (
+from weav3r.inference.graph.front_evidence import (
     FrontEvidence,
     ObservedDepth,
     camera_front_evidence,
     front_evidence,
 )
-from weav3r.inference.verification import RelativeEdge, verify_edges
+from weav3r.inference.graph.verification import RelativeEdge, verify_edges
 
 _spec = importlib.util.spec_from_file_location("building", Path(__file__).with_name("building.py"))
 assert _spec is not None and _spec.loader is not None

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from weav3r.geometry.pose import RelativePoseEstimate
-from weav3r.inference.alignment import PairSamples
-from weav3r.inference.verification import verify_edges
-from weav3r.inference.view_graph import edge_from_matches, edges_from_samples
+from weav3r.inference.alignment.pairs import PairSamples
+from weav3r.inference.graph.verification import verify_edges
+from weav3r.inference.graph.view_graph import edge_from_matches, edges_from_samples
 
 _spec = importlib.util.spec_from_file_location("building", Path(__file__).with_name("building.py"))
 assert _spec is not None and _spec.loader is not None

@@ -13,8 +13,8 @@ import numpy as np
 import pycolmap
 from PIL import Image
 
-from ..geometry.camera import rigid_inverse_array
-from .known import Known, KnownView, Trust, known_view, prior
+from ...geometry.camera import rigid_inverse_array
+from .values import Known, KnownView, Trust, known_view, prior
 
 _PINHOLES = ("SIMPLE_PINHOLE", "PINHOLE")
 _DISTORTED = {"SIMPLE_RADIAL": 3, "RADIAL": 3, "OPENCV": 4}  # model -> first distortion parameter

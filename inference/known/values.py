@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..alignment.pairs import GRID, PairSamples
+from ..images import View
+from ..matching.descriptors import Matches
 from . import conventions
-from .alignment import GRID, PairSamples
-from .images import View
-from .matching import Matches
 
 _NO_CONFIDENCE = 1e-6  # below every real one, yet safe to divide by
 
@@ -137,7 +137,7 @@ def as_known(source: KnownSource | None, focal_px: float | None = None) -> Known
     elif isinstance(source, Mapping):
         known = Known({str(name): known_view(view, str(name)) for name, view in source.items()})
     elif isinstance(source, str | os.PathLike):
-        from .known_files import read_known
+        from .files import read_known
 
         known = read_known(Path(source))
     else:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from .known import Given
+from .values import Given
 
 
 def group_key(given: Given, index: int) -> tuple | None:

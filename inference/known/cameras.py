@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..geometry.camera import Camera
-from .dense import DepthMap
-from .images import View
-from .known import Given, at_network_size
-from .scene import Tracks
+from ...geometry.camera import Camera
+from ..dense import DepthMap
+from ..images import View
+from ..scene import Tracks
+from .values import Given, at_network_size
 
 if TYPE_CHECKING:
-    from .cameras import Solution
+    from ..cameras import Solution
 
 _SURE = 10.0  # confidence of a depth that was given; a swept one reaches it at most
 _ANCHOR_GRID = 24  # samples per side of a given depth map that fix a photo's scale

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..predict import PairResult
 from .gating import Gate
-from .predict import PairResult
 from .reciprocal import PixelMatches, ReciprocalSearch, grid_pixels, merge_pairs
 
 

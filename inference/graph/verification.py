@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..report import RejectedPair
 from .cycles import (
     BoolArray,
     CycleErrors,
@@ -30,8 +31,7 @@ from .cycles import (
     rotation_angles_deg,
 )
 from .front_evidence import FrontEvidence
-from .graph import connected_components
-from .report import RejectedPair
+from .kinds import connected_components
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..models.config import ModelConfig
-from ..models.two_view import EncodedImages, PairPrediction, TwoViewModel
+from ...models.config import ModelConfig
+from ...models.two_view import EncodedImages, PairPrediction, TwoViewModel
 
 Result = TypeVar("Result")
 

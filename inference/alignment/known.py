@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .dense_alignment_samples import Float64Array, Samples
-from .dense_alignment_solver import Priors
-from .dense_alignment_start import FocalVotes
-from .dense_alignment_state import State, procrustes
-from .dense_alignment_system import CAMERA, FOCAL
+from .samples import Float64Array, Samples
+from .solver import Priors
+from .start import FocalVotes
+from .state import State, procrustes
+from .system import CAMERA, FOCAL
 
 
 @dataclass(frozen=True, eq=False)

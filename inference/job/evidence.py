@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..models.two_view import ViewPrediction
-from .alignment import PairSamples, sample_pair
-from .images import View
-from .matching import Matches, MatchingOptions, match_pair
-from .predict import PairResult
+from ...models.two_view import ViewPrediction
+from ..alignment.pairs import PairSamples, sample_pair
+from ..images import View
+from ..matching.descriptors import Matches, MatchingOptions, match_pair
+from ..predict import PairResult
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.ndimage import minimum_filter
 
-from ..geometry.camera import Camera, Float64Array
+from ...geometry.camera import Camera, Float64Array
 
 _SPARSE_CELLS = 32  # along the longer side of an image, for sparse depths
 

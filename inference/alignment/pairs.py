@@ -15,10 +15,10 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from ..geometry.pointmap import focal_from_pointmap
-from .dense_alignment import DenseAlignment, DenseOptions, align_samples
-from .dense_alignment_samples import Float64Array, ImageSamples, Samples
-from .predict import PairResult
+from ...geometry.pointmap import focal_from_pointmap
+from ..predict import PairResult
+from .dense import DenseAlignment, DenseOptions, align_samples
+from .samples import Float64Array, ImageSamples, Samples
 
 GRID = 45  # pixels per side of the sampling grid: 2025 observations per image and pair
 

@@ -12,8 +12,8 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
-from .dense_alignment_samples import Float32Array, Float64Array, Samples
-from .dense_alignment_state import State, procrustes
+from .samples import Float32Array, Float64Array, Samples
+from .state import State, procrustes
 
 _LONE_VOTE = 0.03  # relative standard deviation of a focal length that nothing confirms
 _SUREST_VOTE = 0.005  # and of one on which all pairs agree

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .dense_alignment_known import KnownInputs, hold_known, priors_of
-from .dense_alignment_samples import (
+from .known import KnownInputs, hold_known, priors_of
+from .samples import (
     ConfidenceTransform,
     Float32Array,
     Float64Array,
@@ -26,9 +26,9 @@ from .dense_alignment_samples import (
     confidence_weight,
     sample_maps,
 )
-from .dense_alignment_solver import Solver, solve
-from .dense_alignment_start import focal_votes, start_from_tree
-from .dense_alignment_state import State
+from .solver import Solver, solve
+from .start import focal_votes, start_from_tree
+from .state import State
 
 _ROWS_AT_ONCE = 1 << 15  # observations of an image in memory at a time when its depth is fused
 _DEPTH_ROUNDS = 12

@@ -10,7 +10,7 @@ from scipy.linalg import solveh_banded
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 
-from .dense_alignment_samples import Float64Array
+from .samples import Float64Array
 
 CAMERA = 9  # shift, turn, log focal, principal point
 COLUMNS = CAMERA + 4  # and the motions of the surface

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .images import View
-from .predict import PairResult
+from ..images import View
+from ..predict import PairResult
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..geometry.camera import Float64Array
-from ..geometry.transforms import Similarity, weighted_procrustes
+from ...geometry.camera import Float64Array
+from ...geometry.transforms import Similarity, weighted_procrustes
 from .front_evidence import ObservedDepth, front_evidence
 from .verification import RelativeEdge
 
 if TYPE_CHECKING:
-    from ..geometry.pose import RelativePoseEstimate
-    from .alignment import PairSamples
+    from ...geometry.pose import RelativePoseEstimate
+    from ..alignment.pairs import PairSamples
 
 _UNSURE = 1.01  # confidence of pixels of which the network knows nothing, such as sky
 

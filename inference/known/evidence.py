@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import pycolmap
 
-from ..geometry.camera import Camera, rigid_inverse_array
-from .alignment import PairSamples
+from ...geometry.camera import Camera, rigid_inverse_array
+from ..alignment.pairs import PairSamples
+from ..images import View
 from .conventions import ConventionError, pose_from_vector
-from .images import View
-from .known import Given
+from .values import Given
 
 _ENOUGH = 50  # matches, over all pairs, before anything is said
 _MOST_PAIRS, _MOST_MATCHES = 60, 400  # looked at

@@ -8,10 +8,10 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from .alignment import GRID, AlignedCameras, PairSamples, samples_on_grid
-from .dense_alignment import DenseAlignment, DenseOptions, align_samples
-from .images import View
-from .known import Given, at_network_size
+from ..alignment.dense import DenseAlignment, DenseOptions, align_samples
+from ..alignment.pairs import GRID, AlignedCameras, PairSamples, samples_on_grid
+from ..images import View
+from .values import Given, at_network_size
 
 _OPTIONS = DenseOptions(focal_evidence=False)  # as in `align_pairs`
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..geometry.pointmap import focal_from_pointmap, pixel_grid, project
-from ..geometry.pose import pose_from_points
+from ...geometry.pointmap import focal_from_pointmap, pixel_grid, project
+from ...geometry.pose import pose_from_points
 from .nearest import DescriptorTiles, TilePairs
 
 _FIT_STRIDE = 8

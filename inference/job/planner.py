@@ -18,17 +18,17 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ..models.checkpoint import open_checkpoint
-from ..models.config import PRESETS, ModelConfig
-from ..models.hub_cache import PUBLISHED_IDS
-from ..models.loading import load_model, resolve_device
-from ..models.two_view import TwoViewModel
-from ._sources import list_sources
+from ...models.checkpoint import open_checkpoint
+from ...models.config import PRESETS, ModelConfig
+from ...models.hub_cache import PUBLISHED_IDS
+from ...models.loading import load_model, resolve_device
+from ...models.two_view import TwoViewModel
+from .._sources import list_sources
+from ..defaults import config_defaults
+from ..graph.kinds import make_pairs, reads_similarity
+from ..images import network_size
+from ..matching.descriptors import MatchingOptions
 from .costs import NetworkCosts, network_costs
-from .defaults import config_defaults
-from .graph import make_pairs, reads_similarity
-from .images import network_size
-from .matching import MatchingOptions
 
 MANY_VIEWS = 50
 """From here on the features of the photos wait in half precision."""

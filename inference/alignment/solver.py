@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError
 
-from .dense_alignment_samples import Float64Array, Samples
-from .dense_alignment_state import State, rotations_from_vectors
-from .dense_alignment_system import CAMERA, COLUMNS, FOCAL, Normal, System
+from .samples import Float64Array, Samples
+from .state import State, rotations_from_vectors
+from .system import CAMERA, COLUMNS, FOCAL, Normal, System
 
 _log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ..models.two_view import EncodedImages
+from ...models.two_view import EncodedImages
 
 _VOCABULARY_TOKENS = 20_000  # that k-means sees
 _VOCABULARY_ROUNDS = 8

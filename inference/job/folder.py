@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..models.mapped import page_out
-from ..models.two_view import EncodedImages, TwoViewModel
-from .alignment import GRID
-from .dense import DepthMap
+from ...models.mapped import page_out
+from ...models.two_view import EncodedImages, TwoViewModel
+from ..alignment.pairs import GRID
+from ..dense import DepthMap
+from ..images import View
+from ..predict import Precision, mixed_precision, predict_pairs
 from .evidence import PairEvidence, PairReader, evidence_from_tensors, evidence_to_tensors
-from .images import View
-from .predict import Precision, mixed_precision, predict_pairs
 from .store import FORMAT, Arrays, JobStore, fingerprint
 
 Result = TypeVar("Result")

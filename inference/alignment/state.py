@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from .dense_alignment_samples import Float64Array
+from .samples import Float64Array
 
 BASE_SCALE = 0.5  # geometric mean of the pairs' scales: what makes objectives comparable
 

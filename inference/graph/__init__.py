@@ -1,0 +1,1 @@
+"""Which photos are compared, and which pairs are believed."""

@@ -1,0 +1,1 @@
+"""Matches from dense descriptors."""

@@ -40,8 +40,8 @@ class Linear(nn.Linear):
 
 def runs_eagerly() -> bool:
     """Tell whether operations are only executed: no gradient is recorded, no graph is traced."""
-    recorded = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return not recorded
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore
+    return not (traced or torch.is_grad_enabled())
 
 
 def _has_fast_product(x: Tensor, weight: Tensor) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -248,7 +248,7 @@ def _precision(dtype: SpeedDtype, device: torch.device) -> AbstractContextManage
 
 
 def _tf32() -> bool:
-    return torch.backends.cuda.matmul.allow_tf32
+    return bool(torch.backends.cuda.matmul.allow_tf32)
 
 
 def _synchronise(device: torch.device) -> None:
@@ -266,10 +266,10 @@ def _stage_hooks(model: TwoViewModel, mark: Mark) -> Iterator[None]:
         ("decoder", model.dec_blocks[0]),
         ("decoder", model.dec_blocks2[0]),
     ]
-    handles = [
-        module.register_forward_pre_hook(torch.compiler.disable(lambda *_, name=name: mark(name)))
-        for name, module in watched
-    ]
+    handles = []
+    for name, module in watched:
+        hook: Any = torch.compiler.disable(lambda *_, name=name: mark(name))
+        handles.append(module.register_forward_pre_hook(hook))
     try:
         yield
     finally:
@@ -355,10 +355,10 @@ def _timed_run(
 
 
 def _seconds_between(start: float | torch.cuda.Event, end: float | torch.cuda.Event) -> float:
-    if isinstance(start, torch.cuda.Event):
-        return start.elapsed_time(end) / 1000
-    assert isinstance(end, float)
-    return end - start
+    if isinstance(start, float) and isinstance(end, float):
+        return end - start
+    assert isinstance(start, torch.cuda.Event) and isinstance(end, torch.cuda.Event)
+    return start.elapsed_time(end) / 1000
 
 
 def _peaks(model: TwoViewModel, images1: Tensor, images2: Tensor) -> dict[str, int]:

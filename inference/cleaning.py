@@ -147,14 +147,15 @@ def sky_mask(rgb: np.ndarray) -> np.ndarray:
     Returns:
         (H, W) bool, True = sky.
     """
-    hue, saturation, value = np.moveaxis(np.asarray(Image.fromarray(rgb).convert("HSV")), -1, 0)
+    channels = np.asarray(Image.fromarray(rgb).convert("HSV"))
+    hue, saturation, value = channels[..., 0], channels[..., 1], channels[..., 2]
     hue = hue.astype(np.float64) * (360 / 255)
     blue = (hue >= 180) & (hue <= 250) & (value >= 100) & (saturation >= 25)
     grey = (saturation < 10) & (value > 150)
     grey |= (saturation < 30) & (value > 180)
     grey |= (saturation < 50) & (value > 220)
     candidates = ndimage.binary_opening(blue | grey, np.ones((5, 5), bool))
-    pieces, count = ndimage.label(candidates, np.ones((3, 3), bool))
+    pieces, count = ndimage.label(candidates, np.ones((3, 3), bool))  # pyright: ignore
     if count == 0:
         return np.zeros(rgb.shape[:2], dtype=bool)
     sizes = np.bincount(pieces.reshape(-1))

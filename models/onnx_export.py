@@ -222,10 +222,10 @@ def _scalar_translations() -> dict[Any, Any]:
     from onnxscript import opset18 as op  # pyright: ignore
 
     def multiply(self: Any, other: Any) -> Any:
-        return op.Mul(self, op.CastLike(other, self))
+        return op.Mul(self, op.CastLike(other, self))  # pyright: ignore[reportArgumentType]
 
     def divide(self: Any, other: Any) -> Any:
-        return op.Div(self, op.CastLike(other, self))
+        return op.Div(self, op.CastLike(other, self))  # pyright: ignore[reportArgumentType]
 
     return {torch.ops.aten.mul.Scalar: multiply, torch.ops.aten.div.Scalar: divide}
 

@@ -227,7 +227,7 @@ def _fuse_rows(
         linear = alignment.pair_scale[edge] * pose[:3, :3] @ alignment.pair_rotation[edge]
         shift = pose[:3, :3] @ alignment.pair_translation[edge] + pose[:3, 3]
         part = np.asarray(points[rows], np.float32)
-        good = np.isfinite(part).all(-1)
+        good = np.asarray(np.isfinite(part).all(-1))
         local = np.where(good[..., None], part, 0) @ linear.T.astype(np.float32)
         local += shift.astype(np.float32)
         along[k] = np.einsum("hwi,hwi->hw", local, ray)

@@ -61,7 +61,8 @@ class Job(Sequence[EncodedImages]):
         resident: int | None = None,
     ) -> None:
         self.store, self.model, self.views = store, model, views
-        self.precision, self.keep, self.resident = precision, keep, resident
+        self.precision: Precision = precision
+        self.keep, self.resident = keep, resident
         self._features: OrderedDict[int, EncodedImages] = OrderedDict()
         network = fingerprint(
             *(FORMAT, version("weav3r"), torch.__version__, model.device.type),

@@ -59,12 +59,12 @@ def _feed(digest: Any, part: Any) -> None:
     if isinstance(part, Tensor):
         dtype, shape = str(part.dtype), list(part.shape)
         flat = part.detach().cpu().contiguous().reshape(-1)
-        _feed(digest, ["array", dtype, shape, memoryview(flat.view(torch.uint8).numpy())])
+        _feed(digest, ["array", dtype, shape, flat.view(torch.uint8).numpy().data])
     elif isinstance(part, np.ndarray):
         if part.dtype.hasobject:
             raise TypeError("an array of objects cannot be part of a fingerprint")
         content = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
-        _feed(digest, ["array", part.dtype.str, list(part.shape), memoryview(content)])
+        _feed(digest, ["array", part.dtype.str, list(part.shape), content.data])
     elif isinstance(part, bytes | memoryview):
         digest.update(b"b%d:" % len(part))
         digest.update(part)

@@ -29,7 +29,7 @@ def reconstruct(model: TwoViewModel, cameras: str, job: Path, out: Path) -> None
         photos,
         model,
         size=96,
-        cameras=cameras,
+        cameras=cameras,  # pyright: ignore
         depth="sweep",
         progress=False,
         job=job,

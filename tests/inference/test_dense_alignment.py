@@ -190,7 +190,7 @@ def test_fixed_values_come_back_bit_for_bit() -> None:
         {"known_focal_px": focal, "known_cam_from_world": poses},
         {"known_focal_px": focal, "known_cam_from_world": poses, "known_depth": depth},
     ):
-        result = align_dense(pairs, 4, **known)
+        result = align_dense(pairs, 4, **known)  # pyright: ignore
         assert np.array_equal(result.focal_px, focal)
         centre.append(errors(result, cameras)[1])
     assert np.array_equal(result.cam_from_world, poses)

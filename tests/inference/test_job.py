@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import torch
 from PIL import Image
 
 import weav3r
+from weav3r.inference.images import load_images
 from weav3r.inference.job import folder as job_module
 from weav3r.inference.job.store import JobStore
 from weav3r.models import TwoViewModel
@@ -123,7 +125,8 @@ def test_other_weights_size_or_precision_recompute_everything(
         (model, {"precision": "bfloat16"}),
     ):
         computed.clear()
-        weav3r.reconstruct(photos, network, job=tmp_path / "job", **(OPTIONS | options))
+        merged: dict[str, Any] = OPTIONS | options
+        weav3r.reconstruct(photos, network, job=tmp_path / "job", **merged)
         assert counts(computed) == (2, 1, 2)
 
 
@@ -158,7 +161,7 @@ def test_an_entry_with_other_content_is_made_again(
 def test_features_may_wait_on_the_disk(
     model: TwoViewModel, photos: Path, tmp_path: Path, computed: list[str]
 ) -> None:
-    views = weav3r.inference.images.load_images(photos, size=96).views
+    views = load_images(photos, size=96).views
     store = JobStore(tmp_path / "job")
     job = job_module.Job(store, model, views, resident=1)
     job.encode(lambda steps: None)

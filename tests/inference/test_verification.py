@@ -83,7 +83,8 @@ def test_exact_graphs_of_triangles_lose_no_edge(n, extra, scaled, backwards, see
         pairs |= {(i, k), (j, k)}
     pairs |= {p for p in itertools.combinations(range(n), 2) if draw.uniform() < extra}
     edges = [
-        _edge(poses, units, *(pair[::-1] if backwards else pair), scaled) for pair in sorted(pairs)
+        _edge(poses, units, *(pair[::-1] if backwards else pair), scaled)  # pyright: ignore
+        for pair in sorted(pairs)
     ]
     verdict = verify_edges(edges, _names(n))
     assert verdict.rejected == []
@@ -124,7 +125,10 @@ def test_each_part_of_a_similarity_is_compared(kind):
     for pair in itertools.combinations(range(7), 2):
         edge = _edge(poses, units, *pair, scaled=kind != "direction")
         if pair == (2, 5):
-            scale = edge.scale * 1.8 if kind == "scale" else edge.scale
+            scale = edge.scale
+            if kind == "scale":
+                assert scale is not None
+                scale *= 1.8
             move = edge.translation if kind == "scale" else -edge.translation
             edge = RelativeEdge(2, 5, edge.rotation, move, scale)
         edges.append(edge)
@@ -164,7 +168,10 @@ def _two_groups(joining, scaled=False):
     """Two complete groups of four, joined by the given exact pairs."""
     poses, units = _poses(8, 1)
     pairs = [p for p in itertools.combinations(range(8), 2) if (p[0] < 4) == (p[1] < 4)]
-    return [_edge(poses, units, *pair, scaled) for pair in [*pairs, *joining]]
+    return [
+        _edge(poses, units, *pair, scaled)  # pyright: ignore
+        for pair in [*pairs, *joining]
+    ]
 
 
 def test_groups_are_joined_by_pairs_that_agree_without_a_triangle():

@@ -105,7 +105,8 @@ def _estimate(kind="general", reason=""):
     pose = np.eye(4)
     pose[:3, 3] = [0, 0.6, 0.8]
     every = np.ones(20, bool)
-    return RelativePoseEstimate(pose, every, 20, np.eye(3), np.eye(3), kind=kind, reason=reason)
+    K = np.eye(3)
+    return RelativePoseEstimate(pose, every, 20, K, K, kind=kind, reason=reason)  # pyright: ignore
 
 
 def test_matches_give_directions_without_lengths():

@@ -163,7 +163,7 @@ def test_settings_without_meaning_do_not_matter() -> None:
 
 def test_wrong_layouts(tiny: TwoViewModel, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="layout must be one of weav3r, published, got 'zip'"):
-        tiny.save_pretrained(tmp_path, layout="zip")
+        tiny.save_pretrained(tmp_path, layout="zip")  # pyright: ignore
     linear = TwoViewModel(config_from_published({**TINY, "dec_depth": 2}))
     with pytest.raises(ValueError, match="published classes cannot read int8"):
         linear.save_pretrained(tmp_path, layout="published", dtype="int8")

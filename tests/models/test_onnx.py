@@ -41,7 +41,7 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     assert run.exit_code == 0, run.output
     files = [folder / name for name in ("encoder.onnx", "decoder.onnx", "README.md")]
     sizes = {file.name: file.stat().st_size for file in files[:2]}
-    return weav3r.load_model("weav3r-small", device="cpu"), OnnxExport(*files, sizes)
+    return weav3r.load_model("weav3r-small", device="cpu"), OnnxExport(*files, sizes)  # pyright: ignore
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from rich.logging import RichHandler
 
 Files = dict[str, bytes | Path]  # a path stands for a file too large for memory
 
@@ -282,14 +283,14 @@ Run = Callable[..., Outcome]
 
 
 @pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    """Take back what the command sets up for its process, so that later tests see all messages."""
-    loggers = [logging.getLogger(), logging.getLogger("weav3r.models")]
-    before = [(logger.handlers[:], logger.level) for logger in loggers]
-    yield
-    for logger, (handlers, level) in zip(loggers, before, strict=True):
-        logger.handlers[:] = handlers
-        logger.setLevel(level)
+def fresh_logging() -> None:
+    """Take back what the command, run by an earlier test, set up for its whole process."""
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if isinstance(handler, RichHandler):
+            root.removeHandler(handler)
+    root.setLevel(logging.WARNING)
+    logging.getLogger("weav3r.models").setLevel(logging.NOTSET)
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def _header(scene: Scene) -> str:
     placed = sum(map(len, scene.components))
     groups = len(scene.components)
     facts = [
-        f"{len(report.pairs)} pairs compared",
+        f"{len(report.pairs)} {'pair' if len(report.pairs) == 1 else 'pairs'} compared",
         f"{groups} separate groups" if groups > 1 else "",
         "metres" if scene.scale == "metric" else "no absolute scale",
         f"model {report.model}" if report.model else "",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from PIL import Image
@@ -34,6 +35,14 @@ class Surface:
     camera: Camera
     depth: np.ndarray
     confidence: np.ndarray
+
+    @cached_property
+    def points(self) -> tuple[np.ndarray, np.ndarray]:
+        """Flat pixels (n,) with a depth, and their world points (n, 3); made once per photo."""
+        width = self.depth.shape[1]
+        index = np.flatnonzero(np.isfinite(self.depth) & (self.depth > 0))
+        pixels = np.stack([index % width + 0.5, index // width + 0.5], axis=-1)
+        return index, self.camera.unproject(pixels, self.depth.reshape(-1)[index])
 
 
 @dataclass(frozen=True)
@@ -94,10 +103,7 @@ def consistency_masks(
 
 def land(own: Surface, other: Surface) -> Landing:
     """Project all points of a photo into another one; those outside its image are left out."""
-    height, width = own.depth.shape
-    index = np.flatnonzero(np.isfinite(own.depth) & (own.depth > 0))
-    pixels = np.stack([index % width + 0.5, index // width + 0.5], axis=-1)
-    points = own.camera.unproject(pixels, own.depth.reshape(-1)[index])
+    index, points = own.points
     xy, z = other.camera.project(points)
     rows, columns = other.depth.shape
     inside = (z > 0) & (xy[:, 0] >= 0) & (xy[:, 1] >= 0)

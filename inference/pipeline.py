@@ -155,7 +155,22 @@ def reconstruct(
         maps = _densify(work, solution, depth_road, sweep, show)
         maps = with_known_depth(maps, given, work.views)
     work.timings_s["other"] = time.perf_counter() - start - sum(work.timings_s.values())
-    report = SceneReport(
+    settings = {
+        "size": size,
+        "graph": graph,
+        "cameras": solution.road,
+        "depth": depth_road,
+        "device": str(network.device),
+        **({"known": given.summary()} if given.summary() else {}),
+    }
+    report = _report(work, solution, loaded, settings)
+    return _build_scene(work, solution, maps, report)
+
+
+def _report(
+    work: Work, solution: Solution, loaded: LoadedImages, settings: dict[str, Any]
+) -> SceneReport:
+    return SceneReport(
         images=[view.name for view in work.views],
         problems=list(loaded.problems),
         pairs=list(work.pairs),
@@ -164,17 +179,9 @@ def reconstruct(
         components=[[work.views[i].name for i in c] for c in solution.components],
         timings_s=dict(work.timings_s),
         warnings=work.warnings,
-        model=network.config.name,
-        settings={
-            "size": size,
-            "graph": graph,
-            "cameras": solution.road,
-            "depth": depth_road,
-            "device": str(network.device),
-            **({"known": given.summary()} if given.summary() else {}),
-        },
+        model=work.model.config.name,
+        settings=settings,
     )
-    return _build_scene(work, solution, maps, report)
 
 
 def _edges(work: Work, solution: Solution) -> list[EdgeReport]:

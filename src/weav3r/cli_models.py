@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
+from .cli_options import output
+
 app = typer.Typer(help="Checkpoints and presets.", no_args_is_help=True)
-output = Console()
 
 
 def _forbid_network(offline: bool) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from weav3r.evaluation.report import describe_environment
+from weav3r.evaluation.provenance import describe_environment
 
 
 def parser(description: str) -> argparse.ArgumentParser:

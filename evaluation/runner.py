@@ -32,7 +32,8 @@ from .match_metrics import (
 from .pose_metrics import FAILED, PoseError, relative_pose_error
 from .predictions import PredictionWriter
 from .readers import EvaluationSet, PairTruth, list_sets, read_set
-from .report import EvaluationReport, PairRecord, PairSettings, build_report
+from .records import PairRecord, PairSettings
+from .report import EvaluationReport, build_report
 
 logger = logging.getLogger(__name__)
 

@@ -29,8 +29,9 @@ from .pose_metrics import (
     trajectory_error,
 )
 from .predictions import write_scene_predictions
+from .provenance import describe_environment, describe_method, hash_data, plain
 from .readers import EvaluationScene, EvaluationSet, read_scenes, read_set
-from .report import describe_environment, describe_method, hash_data, markdown_table, plain
+from .tables import markdown_table
 
 logger = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ from ..models import (
     resolve_device,
 )
 from .hardware import SpeedDtype, cpu_name, device_name, load_average, memory_meter, peak_tflops
-from .report import describe_environment
+from .provenance import describe_environment
 from .speed_report import GraphSpeed, SpeedReport, StageSpeed
 
 STAGES = ("encoder", "decoder", "heads")

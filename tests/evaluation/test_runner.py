@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from weav3r.evaluation.match_metrics import PairMatches
-from weav3r.evaluation.report import ALL_SETS, PairSettings
+from weav3r.evaluation.records import ALL_SETS, PairSettings
 from weav3r.evaluation.runner import RobustPose, evaluate_pairs, robust_relative_pose
 from weav3r.geometry.camera import Camera
 

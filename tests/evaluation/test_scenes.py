@@ -9,8 +9,8 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from weav3r.evaluation.predictions import PredictionWriter
+from weav3r.evaluation.provenance import describe_method
 from weav3r.evaluation.readers import EvaluationSet, read_set
-from weav3r.evaluation.report import describe_method
 from weav3r.evaluation.scenes import SceneMethod, evaluate_scenes, score_scene
 from weav3r.geometry.camera import Camera
 from weav3r.geometry.ledger import Ledger

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pycolmap
 from numpy.typing import ArrayLike, NDArray
@@ -82,3 +85,14 @@ def check_size(size: tuple[int, int]) -> tuple[int, int]:
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"an image size is (height, width) of at least 1, got {size}")
     return size
+
+
+@contextmanager
+def quiet_colmap() -> Iterator[None]:
+    """Keep COLMAP's own log out of the user's terminal."""
+    before = pycolmap.logging.minloglevel
+    pycolmap.logging.minloglevel = 3
+    try:
+        yield
+    finally:
+        pycolmap.logging.minloglevel = before

@@ -27,7 +27,8 @@ class DataConfig:
     """Which scenes a step draws and which pairs of their views it learns from."""
 
     sizes: tuple[tuple[int, int], ...] = ((96, 128),)  # (height, width), one is drawn per step
-    scenes: int = 4  # scenes per step and process
+    scenes: int = 4  # scenes per batch
+    micro_batches: int | None = None  # batches of a step, over all processes; None: one for each
     views: int = 3  # views per scene, each encoded once
     pairs_per_scene: int = 3  # unordered pairs decoded per scene, at most
     both_directions: bool = True  # decode (i, j) and (j, i); False: one of them, at random

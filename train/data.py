@@ -236,7 +236,7 @@ class BatchPlan:
 
     size: tuple[int, int]
     overlap: tuple[float, float]
-    start: int  # first scene of this process
+    start: int  # first scene
 
 
 class PairStream:
@@ -246,8 +246,12 @@ class PairStream:
         config: what to draw.
         seed: of the scenes, sizes and augmentations.
         make_scenes: makes the scenes of one size and overlap range.
-        rank, world: this process and the number of processes; each gets its own scenes, all
-            get the same sizes.
+        rank, world: this process and the number of processes. A step consists of
+            `config.micro_batches` batches (None: one per process) that the processes share out;
+            each has its own scenes, all have the same size, and none depends on who makes it.
+
+    Raises:
+        ValueError: if the processes cannot share the batches of a step evenly.
     """
 
     def __init__(
@@ -260,26 +264,37 @@ class PairStream:
     ) -> None:
         self.config, self.seed, self.make_scenes = config, seed, make_scenes
         self.rank, self.world = rank, world
+        self.micro_batches = config.micro_batches or world
+        if self.micro_batches % world:
+            raise ValueError(
+                f"data.micro_batches={self.micro_batches} cannot be shared evenly by {world} "
+                f"processes; make it a multiple of {world}"
+            )
         self._sources: dict[tuple, SceneSource] = {}
 
     @property
     def scenes_per_step(self) -> int:
         """Scenes that all processes together use per step."""
-        return self.config.scenes * self.world
+        return self.config.scenes * self.micro_batches
 
-    def plan(self, next_scene: int) -> BatchPlan:
-        """Say what the batch at a stream position holds."""
+    @property
+    def batches_per_step(self) -> int:
+        """Batches that this process gets per step."""
+        return self.micro_batches // self.world
+
+    def plan(self, next_scene: int, part: int = 0) -> BatchPlan:
+        """Say what the batch number `part` of the step at a stream position holds."""
         step = next_scene // self.scenes_per_step
         rng = np.random.default_rng([self.seed, next_scene, 0])
         size = self.config.sizes[rng.integers(len(self.config.sizes))]
         stages = self.config.curriculum
         stage = next((s for s in stages if s.until_step is None or step < s.until_step), stages[-1])
-        return BatchPlan(size, stage.overlap, next_scene + self.rank * self.config.scenes)
+        return BatchPlan(size, stage.overlap, next_scene + part * self.config.scenes)
 
-    def batch(self, next_scene: int) -> PairBatch:
-        """Make the batch at a stream position."""
-        plan, config = self.plan(next_scene), self.config
-        rng = np.random.default_rng([self.seed, next_scene, 1, self.rank])
+    def batch(self, next_scene: int, part: int = 0) -> PairBatch:
+        """Make the batch number `part` of the step at a stream position."""
+        plan, config = self.plan(next_scene, part), self.config
+        rng = np.random.default_rng([self.seed, next_scene, 1, part])
         start = plan.start if config.max_scenes is None else plan.start % config.max_scenes
         views = self._source(plan).batch(start, config.scenes)
         views = augment(views, config, rng)
@@ -300,11 +315,18 @@ class PairStream:
         return self._sources[key]
 
     def iterate(self, next_scene: int) -> Generator[PairBatch]:
-        """Yield batches from a stream position on, rendered in the background if asked for."""
-        positions = itertools.count(next_scene, self.scenes_per_step)
+        """Yield this process's batches from a stream position on, `batches_per_step` for a step.
+
+        They are rendered in the background if the recipe asks for it.
+        """
+        positions = (
+            (start, part)
+            for start in itertools.count(next_scene, self.scenes_per_step)
+            for part in range(self.rank, self.micro_batches, self.world)
+        )
         if self.config.workers == 0:
             for position in positions:
-                yield self.batch(position)
+                yield self.batch(*position)
         loader = torch.utils.data.DataLoader(
             _StreamItems(self),
             batch_size=None,
@@ -323,8 +345,8 @@ class _StreamItems(torch.utils.data.Dataset[PairBatch]):
     def __init__(self, stream: PairStream) -> None:
         self.stream = stream
 
-    def __getitem__(self, position: int) -> PairBatch:
-        return self.stream.batch(position)
+    def __getitem__(self, position: tuple[int, int]) -> PairBatch:
+        return self.stream.batch(*position)
 
 
 def _one_thread(_: int) -> None:

@@ -48,9 +48,24 @@ def test_a_position_always_gives_the_same_batch(make_scenes) -> None:
 def test_processes_share_sizes_but_not_scenes(make_scenes) -> None:
     streams = [PairStream(CONFIG, 0, make_scenes, rank, 2) for rank in range(2)]
     for position in range(0, 16, 4):
-        first, second = (s.batch(position) for s in streams)
+        first, second = (next(s.iterate(position)) for s in streams)
         assert first.size == second.size and first.next_scene == second.next_scene == position + 4
         assert not set(first.seeds.tolist()) & set(second.seeds.tolist())
+
+
+def test_batches_do_not_depend_on_who_makes_them(make_scenes) -> None:
+    """One process that adds up four batches sees what two processes with two each see."""
+    config = dataclasses.replace(CONFIG, micro_batches=4)
+    alone = PairStream(config, 0, make_scenes)
+    shared = [PairStream(config, 0, make_scenes, rank, 2) for rank in range(2)]
+    assert alone.batches_per_step == 4 and shared[0].batches_per_step == 2
+    steps = alone.iterate(0), shared[0].iterate(0), shared[1].iterate(0)
+    for index in range(8):
+        theirs = next(steps[1 + index % 2])
+        for a, b in zip(tensors(next(steps[0])), tensors(theirs), strict=True):
+            assert torch.equal(a, b)
+    with pytest.raises(ValueError, match="micro_batches=4 cannot be shared evenly by 3 processes"):
+        PairStream(config, 0, make_scenes, 0, 3)
 
 
 def test_curriculum_and_cycling(make_scenes) -> None:

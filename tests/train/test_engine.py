@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import os
 import signal
@@ -19,15 +20,10 @@ from weav3r.models.card import Provenance
 from weav3r.models.config import ModelConfig
 from weav3r.models.loading import load_model
 from weav3r.train.config import Recipe, load_recipe
-from weav3r.train.engine import (
-    CHECKPOINT,
-    Trainer,
-    build_model,
-    parameter_groups,
-    train,
-    write_atomically,
-)
+from weav3r.train.engine import CHECKPOINT, Trainer, train
 from weav3r.train.log import read_log
+from weav3r.train.network import build_model, parameter_groups
+from weav3r.train.runtime import write_atomically
 
 
 def test_overfits_two_pairs(make_recipe, make_scenes, tmp_path) -> None:
@@ -122,7 +118,7 @@ def test_signal_stops_cleanly(make_recipe, make_scenes, tmp_path) -> None:
 
 def trainer_with_bad_gradients(make_recipe, make_scenes, tmp_path, **optimizer) -> Trainer:
     trainer = Trainer(make_recipe(optimizer=optimizer), tmp_path, "cpu", make_scenes)
-    trainer.model.decoder_embed.weight.register_hook(lambda g: g * torch.nan)
+    trainer.model.get_parameter("decoder_embed.weight").register_hook(lambda g: g * torch.nan)
     return trainer
 
 
@@ -130,12 +126,48 @@ def test_bad_gradients_are_skipped_and_named(make_recipe, make_scenes, tmp_path,
     trainer = trainer_with_bad_gradients(make_recipe, make_scenes, tmp_path, max_skipped=2)
     before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
     with caplog.at_level(logging.WARNING):
-        trainer.train_step(trainer.stream.batch(0), 1e-3)
+        trainer.train_step(trainer.task.batches(0), 1e-3)
     assert "scenes [0, 1] of seed 0 at 32x48" in caplog.text
+    assert "gradient of model.decoder_embed.weight" in caplog.text
     assert_same(trainer.model.state_dict(), before)
     assert trainer.step == 1 and trainer.next_scene == 2
     with pytest.raises(FloatingPointError, match="2 gradients in a row were not finite"):
-        trainer.train_step(trainer.stream.batch(2), 1e-3)
+        trainer.train_step(trainer.task.batches(2), 1e-3)
+
+
+def test_bad_input_is_named(make_recipe, make_scenes, tmp_path, caplog) -> None:
+    trainer = Trainer(make_recipe(data={"micro_batches": 2}), tmp_path, "cpu", make_scenes)
+    good, bad = trainer.task.batches(0), next(trainer.task.batches(0))
+    bad.images[0, 0, 0, 0] = torch.nan
+    trainer.train_step(iter([next(good), dataclasses.replace(bad, seeds=bad.seeds + 7)]), 1e-3)
+    assert "not finite: images, loss of the loss" in caplog.text
+    assert "scenes [7, 8] of seed 0" in caplog.text  # the other batch is not to blame
+
+
+def test_batches_of_a_step_add_up(make_recipe, make_scenes, tmp_path) -> None:
+    """The gradient of a step is the mean over its batches, each with scenes of its own."""
+    recipe = make_recipe(data={"micro_batches": 2}, optimizer={"clip_norm": 1e9})
+    trainer = Trainer(recipe, tmp_path, "cpu", make_scenes)
+    expected = {name: torch.zeros_like(p) for name, p in trainer.model.named_parameters()}
+    batches = list(itertools.islice(trainer.task.batches(0), 2))
+    assert [b.seeds.tolist() for b in batches] == [[0, 1], [2, 3]]
+    for batch in batches:
+        trainer.model.zero_grad()
+        trainer.step_module(batch, 0, torch.float32)[0].backward()
+        for name, p in trainer.model.named_parameters():
+            expected[name] += 0 if p.grad is None else p.grad / 2
+    found: dict[str, Tensor] = {}
+
+    def keep(*_: object) -> None:
+        found.update(
+            {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
+        )
+
+    trainer.optimizer.register_step_pre_hook(keep)
+    trainer.train_step(iter(batches), 1e-3)
+    assert trainer.next_scene == 4 and len(found) > 10
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
 
 
 def test_other_network_is_refused(make_recipe, make_scenes, tmp_path) -> None:
@@ -254,7 +286,7 @@ def test_bfloat16_step_is_close(make_recipe, make_scenes, tmp_path) -> None:
     for precision in ("float32", "bfloat16"):
         recipe = make_recipe(optimizer={"precision": precision})
         trainer = Trainer(recipe, tmp_path, "cpu", make_scenes)
-        losses.append(trainer.train_step(trainer.stream.batch(0), 1e-3)["loss"])
+        losses.append(trainer.train_step(trainer.task.batches(0), 1e-3)["loss"])
     torch.testing.assert_close(losses[0], losses[1], rtol=0.02, atol=0.02)
 
 

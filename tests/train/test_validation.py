@@ -69,9 +69,9 @@ def test_untrained_network_gets_all_values(make_recipe, make_scenes, tmp_path) -
     )
     trainer = Trainer(recipe, tmp_path, "cpu", make_scenes)
     trainer.model.train()
-    first = trainer.validator.run(trainer.model)
+    first = trainer.task.validate(trainer.model, torch.float32)
     assert trainer.model.training
-    assert first == trainer.validator.run(trainer.model)
+    assert first == trainer.task.validate(trainer.model, torch.float32)
     assert {"e1", "e2", "e2_wrong_partner", "abs_rel", "pck5", "reciprocal_pck1.5"} <= set(first)
     assert first["e1"] > first["e1_mean_map"]
 

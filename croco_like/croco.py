@@ -44,6 +44,7 @@ class CrocoConfig:
         mlp_ratio: hidden width of the MLPs over the token width.
         norm_memory: LayerNorm on the second view before each block reads it.
         rope_base: base of the rotary embedding; None for fixed sine and cosine tables instead.
+        qk_norm: LayerNorm on the queries and keys of each head (only networks of this package).
     """
 
     image_size: int = 224
@@ -58,6 +59,7 @@ class CrocoConfig:
     mlp_ratio: float = 4.0
     norm_memory: bool = True
     rope_base: float | None = None
+    qk_norm: bool = False
 
     def __post_init__(self) -> None:
         require_divisible(self.encoder_dim, self.encoder_heads, "encoder")
@@ -157,14 +159,14 @@ class CrocoModel(nn.Module):
             self.register_buffer("dec_pos_embed", sincos_table(config.grid, config.grid, dec))
         self.patch_embed = PatchEmbed(enc, config.patch_size)
         self.enc_blocks = nn.ModuleList(
-            EncoderBlock(enc, config.encoder_heads, config.mlp_ratio)
+            EncoderBlock(enc, config.encoder_heads, config.mlp_ratio, config.qk_norm)
             for _ in range(config.encoder_depth)
         )
         self.enc_norm = nn.LayerNorm(enc, NORM_EPS)
         self.decoder_embed = Linear(enc, dec)
         self.dec_blocks = nn.ModuleList(
             DecoderBlock(
-                dec, config.decoder_heads, config.mlp_ratio, norm_memory=config.norm_memory
+                dec, config.decoder_heads, config.mlp_ratio, config.qk_norm, config.norm_memory
             )
             for _ in range(config.decoder_depth)
         )

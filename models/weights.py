@@ -102,7 +102,7 @@ def initialise_from_croco(
     merged = duplicate_decoder(merged)
     own = model.state_dict()
     kept = re.compile(r"(downstream_head|coordinate_embed\.|local_)|\.[qk]_norm\.")
-    merged.update({key: value for key, value in own.items() if kept.search(key)})
+    merged.update({k: v for k, v in own.items() if kept.search(k) and k not in merged})
     load_weights(model, merged, origin=origin)
 
 

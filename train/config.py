@@ -67,6 +67,17 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class CompletionConfig:
+    """Cross-view completion (CroCo); only recipes with `task: completion` read it."""
+
+    mask_ratio: float = 0.9  # share of the patches of view 1 that is hidden
+    normalise_target: bool = True  # compare patches of zero mean and unit variance
+    crop: int | None = 224  # side of the random square crops, pixels; None = whole images
+    jitter: float = 0.4  # brightness, contrast and saturation factors within 1 plus or minus this
+    photos: str | None = None  # folder of photo pairs (`read_image_pairs`); None = scenes
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW, schedule, clipping and averaging."""
 
@@ -101,6 +112,7 @@ class Recipe:
     """A whole training run."""
 
     name: str = "unnamed"
+    task: Literal["pairs", "completion"] = "pairs"  # two-view network, or CroCo pre-training
     model: str = "weav3r-small"  # a preset
     model_overrides: dict[str, Any] = field(default_factory=dict)  # fields of ModelConfig
     init: str | None = None  # weights to start from: what load_model takes, or a CroCo file
@@ -108,6 +120,7 @@ class Recipe:
     steps: int | None = None  # total number of steps; None = until the minutes are over
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    completion: CompletionConfig = field(default_factory=CompletionConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     checkpoint_minutes: float = 5.0

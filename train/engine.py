@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.two_view import TwoViewModel
+from .completion import CompletionTask
 from .config import Recipe, load_recipe, recipe_to_dict
 from .data import SceneFactory
 from .ema import ExponentialMovingAverage
@@ -122,7 +123,7 @@ class Trainer:
         self.rank = 0 if self.accelerator is None else self.accelerator.process_index
         self.world = 1 if self.accelerator is None else self.accelerator.num_processes
         self.device = choose_device(device) if self.accelerator is None else self.accelerator.device
-        self.task: Task = PairTask(recipe, self.device, make_scenes, model, self.rank, self.world)
+        self.task = self._make_task(make_scenes, model)
         self.model = self.task.model
         self.model.train()
         self.step_module = self.task.module
@@ -144,13 +145,21 @@ class Trainer:
         self.last_validation: dict[str, float] = {}
         if self.accelerator is not None:
             self.step_module = self.accelerator.prepare_model(self.step_module)
-        if recipe.compile:
+        if recipe.compile and recipe.task == "pairs":
             self.model.encode = torch.compile(self.model.encode)  # pyright: ignore
         self.dtype = choose_dtype(recipe.optimizer.precision, self.device)
         self.meter = FlopMeter()
         self.peak_flops = measure_peak(self.device, self.dtype)
         if self.device.type == "cpu":
             keep_freed_memory()
+
+    def _make_task(self, make_scenes: SceneFactory | None, model: TwoViewModel | None) -> Task:
+        place = self.rank, self.world
+        if self.recipe.task == "completion":
+            if model is not None:
+                raise ValueError("a completion run makes its own network; leave out model")
+            return CompletionTask(self.recipe, self.device, make_scenes, *place)
+        return PairTask(self.recipe, self.device, make_scenes, model, *place)
 
     # -- saving ---------------------------------------------------------------------------------
 
@@ -183,10 +192,10 @@ class Trainer:
         if state.get("format") != _FORMAT:
             raise ValueError(f"{path} was written by another version of weav3r")
         saved = json.loads(state["recipe"])
-        for key in ("model", "model_overrides"):
-            if saved[key] != recipe_to_dict(self.recipe)[key]:
+        for key in ("task", "model", "model_overrides"):
+            if saved.get(key, "pairs") != recipe_to_dict(self.recipe)[key]:
                 raise ValueError(
-                    f"{path} holds a run with {key}={saved[key]!r}, the recipe says "
+                    f"{path} holds a run with {key}={saved.get(key)!r}, the recipe says "
                     f"{getattr(self.recipe, key)!r}; use another output folder or resume=False"
                 )
         if saved != recipe_to_dict(self.recipe):
@@ -402,7 +411,8 @@ class Trainer:
     def _validate(self, log: RunLog) -> None:
         if self.rank != 0:
             return
-        values = self.task.validate(self.ema.model, self.dtype)
+        pictures = self.output / "pictures" / f"step-{self.step:07d}.png"
+        values = self.task.validate(self.ema.model, self.dtype, pictures)
         self.last_validation = values
         log.write("validation", self.step, values)
         logger.info("validation at step %d  %s", self.step, format_values(values, 3))

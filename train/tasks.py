@@ -74,8 +74,10 @@ class Task(Protocol):
         """Yield `Batch`es from a position of the stream on, `batches_per_step` for a step."""
         ...
 
-    def validate(self, model: nn.Module, dtype: torch.dtype) -> dict[str, float]:
-        """Score a network on data that is never trained on."""
+    def validate(
+        self, model: nn.Module, dtype: torch.dtype, pictures: Path | None = None
+    ) -> dict[str, float]:
+        """Score a network on data that is never trained on; a task may draw what it sees."""
         ...
 
     def export(self, model: nn.Module, path: Path, metadata: dict[str, str]) -> None:
@@ -130,7 +132,7 @@ class PairTask:
         self.model.to(device, memory_format=torch.channels_last)  # pyright: ignore
         self.criterion = PairCriterion(recipe.loss).to(device)
         self.module = PairTraining(self.model, self.criterion, recipe.loss.confidence_from_step)
-        make_scenes = make_scenes or _procedural(recipe, device)
+        make_scenes = make_scenes or procedural_scenes(recipe, device)
         self.stream = PairStream(recipe.data, recipe.seed, make_scenes, rank, world)
         self.validator = Validator(recipe, make_scenes, device)
 
@@ -143,7 +145,9 @@ class PairTask:
         """Yield batches from a position of the stream on."""
         return self.stream.iterate(next_scene)
 
-    def validate(self, model: nn.Module, dtype: torch.dtype) -> dict[str, float]:
+    def validate(
+        self, model: nn.Module, dtype: torch.dtype, pictures: Path | None = None
+    ) -> dict[str, float]:
         """Score the pointmaps and matches of fixed scenes, see `Validator`."""
         return self.validator.run(model, dtype)
 
@@ -153,7 +157,8 @@ class PairTask:
         save_checkpoint(model, path, metadata=metadata)
 
 
-def _procedural(recipe: Recipe, device: torch.device) -> SceneFactory:
+def procedural_scenes(recipe: Recipe, device: torch.device) -> SceneFactory:
+    """Make the generator of a recipe's scenes, on the training device unless it renders aside."""
     data = recipe.data
     inline = data.workers == 0 and data.device == "auto"
     return ProceduralFactory(

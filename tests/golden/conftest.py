@@ -31,7 +31,8 @@ def golden() -> Callable[[str], Golden]:
     """Give a function that reads a golden `.npz` by its name without the suffix."""
 
     def read(name: str) -> Golden:
-        folders = [DATA, *(Path(p) for p in [os.environ.get("WEAV3R_GOLDEN")] if p)]
+        given = os.environ.get("WEAV3R_GOLDEN")
+        folders = [DATA, *([Path(given), Path(given, "alignment")] if given else [])]
         for folder in folders:
             if (folder / f"{name}.npz").is_file():
                 with np.load(folder / f"{name}.npz", allow_pickle=False) as archive:

@@ -141,10 +141,10 @@ def reconstruct_from_matches(
     """
     options, given = options or SfmOptions(), given or Given()
     keypoints, pairs = graph.finish()
-    with _quiet_colmap(), tempfile.TemporaryDirectory(prefix="weav3r-sfm-") as folder:
+    with quiet_colmap(), tempfile.TemporaryDirectory(prefix="weav3r-sfm-") as folder:
         database_path = Path(folder) / "database.db"
-        _write_database(database_path, views, keypoints, pairs, focal_guess_px, options, given)
-        verdicts = _verify(database_path, Path(folder), views, pairs, options)
+        write_database(database_path, views, keypoints, pairs, focal_guess_px, options, given)
+        verdicts = verify_pairs(database_path, Path(folder), views, pairs, options)
         accepted = [pair for pair, verdict in verdicts.items() if verdict.accepted]
         best: list[SparseModel] = []
         if accepted:
@@ -158,7 +158,7 @@ def reconstruct_from_matches(
 
 
 @contextmanager
-def _quiet_colmap() -> Iterator[None]:
+def quiet_colmap() -> Iterator[None]:
     """Keep COLMAP's own log out of the user's terminal."""
     before = pycolmap.logging.minloglevel
     pycolmap.logging.minloglevel = 3
@@ -176,7 +176,7 @@ def _image_name(index: int) -> str:
     return f"{index:06d}"
 
 
-def _camera_groups(views: Sequence[View], share: bool, given: Given) -> list[int]:
+def camera_groups(views: Sequence[View], share: bool, given: Given) -> list[int]:
     """Camera number of each photo; photos of one size and EXIF focal length share a camera."""
     groups: dict[tuple, int] = {}
     numbers = []
@@ -188,7 +188,7 @@ def _camera_groups(views: Sequence[View], share: bool, given: Given) -> list[int
     return numbers
 
 
-def _write_database(
+def write_database(
     path: Path,
     views: Sequence[View],
     keypoints: list[np.ndarray],
@@ -197,7 +197,18 @@ def _write_database(
     options: SfmOptions,
     given: Given,
 ) -> None:
-    groups = _camera_groups(views, options.share_focal, given)
+    """Write cameras, key points and matches; image i of the photos is image i + 1 there.
+
+    Args:
+        path: of the new database.
+        views: the photos.
+        keypoints: per photo (n, 2) original pixels.
+        pairs: rows of matched key points per pair.
+        focal_guess_px: where no focal length is known otherwise, see `reconstruct_from_matches`.
+        options: whether photos share cameras.
+        given: known intrinsics.
+    """
+    groups = camera_groups(views, options.share_focal, given)
     with pycolmap.Database.open(path) as database:
         rig_of_group: dict[int, tuple[int, pycolmap.Camera]] = {}
         for index, view in enumerate(views):
@@ -238,13 +249,14 @@ def _write_camera(
     return database.write_rig(rig), camera
 
 
-def _verify(
+def verify_pairs(
     database_path: Path,
     folder: Path,
     views: Sequence[View],
     pairs: dict[tuple[int, int], np.ndarray],
     options: SfmOptions,
 ) -> dict[tuple[int, int], PairVerification]:
+    """Verify the pairs of a database geometrically; the inliers are written into it."""
     pairs_path = folder / "pairs.txt"
     pairs_path.write_text("".join(f"{_image_name(i)} {_image_name(j)}\n" for i, j in pairs))
     geometry = pycolmap.TwoViewGeometryOptions()
@@ -303,7 +315,7 @@ def _map(
     for reconstruction in found.values():
         weigh_focals(reconstruction, given)
     models = [
-        _to_model(reconstruction) for reconstruction in found.values() if _usable(reconstruction)
+        sparse_model(reconstruction) for reconstruction in found.values() if _usable(reconstruction)
     ]
     models = [model for model in models if len(model.cameras) >= 2]
     models.sort(key=lambda m: (-len(m.cameras), -len(m.points), min(m.cameras)))
@@ -345,7 +357,8 @@ def _usable(reconstruction: pycolmap.Reconstruction) -> bool:
     return True
 
 
-def _to_model(reconstruction: pycolmap.Reconstruction) -> SparseModel:
+def sparse_model(reconstruction: pycolmap.Reconstruction) -> SparseModel:
+    """Cameras and points of a reconstruction whose image i + 1 is photo i."""
     ids = sorted(reconstruction.point3D_ids())
     row = {point_id: i for i, point_id in enumerate(ids)}
     points = np.array([reconstruction.point3D(i).xyz for i in ids]).reshape(-1, 3)

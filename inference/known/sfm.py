@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,7 @@ def weigh_focals(model: pycolmap.Reconstruction, given: Given) -> None:
     }
     if not priors:
         return
-    adjuster = _adjuster(model, given, set())
+    adjuster = bundle_adjuster(model, given)
     solved = adjuster.solve()
     assert isinstance(solved, pycolmap.CeresBundleAdjustmentSummary)
     summary = solved.ceres_summary
@@ -116,12 +117,12 @@ def weigh_focals(model: pycolmap.Reconstruction, given: Given) -> None:
         weight = variance / (variance + entry.intrinsics_trust.sigma**2)  # of the prior
         params[focals] += weight * (expected - params[focals])
         camera.params = params.tolist()
-    _adjuster(model, given, set(priors)).solve()
+    bundle_adjuster(model, given, set(priors)).solve()
     model.update_point_3d_errors()
 
 
-def _adjuster(
-    model: pycolmap.Reconstruction, given: Given, held: set[int]
+def bundle_adjuster(
+    model: pycolmap.Reconstruction, given: Given, held: Collection[int] = ()
 ) -> pycolmap.CeresBundleAdjuster:
     """Bundle adjustment of a model with what is fixed, and the cameras `held`, constant."""
     config = pycolmap.BundleAdjustmentConfig()

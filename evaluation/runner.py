@@ -174,7 +174,7 @@ def robust_relative_pose(
         _scaled(size2),
         max_error_px,
     )
-    return RobustPose(estimate.cam2_from_cam1 if estimate else None, estimate.inliers)
+    return RobustPose(estimate.best_guess if estimate else None, estimate.inliers)
 
 
 def _load_sets(eval_root: Path | str, names: Sequence[str] | None) -> list[EvaluationSet]:
@@ -202,7 +202,7 @@ def _run_method(name: str, method: PairMethod, data: EvaluationSet, pair: PairTr
     start, cpu_start = time.perf_counter(), time.process_time()
     matches, error = PairMatches(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0)), None
     try:
-        matches = _checked(method(pair.image1.path, pair.image2.path))
+        matches = checked_matches(method(pair.image1.path, pair.image2.path))
     except Exception as caught:  # one bad pair must not end the run
         error = f"{type(caught).__name__}: {caught}"
         names = f"{pair.image1.name} {pair.image2.name}"
@@ -310,7 +310,8 @@ def score_matches(
     return summaries
 
 
-def _checked(matches: MatchesLike) -> PairMatches:
+def checked_matches(matches: MatchesLike) -> PairMatches:
+    """What a method returned, or a ValueError that says what is wrong with it."""
     xy1, xy2 = np.asarray(matches.xy1, np.float64), np.asarray(matches.xy2, np.float64)
     if xy1.ndim != 2 or xy1.shape[1] != 2 or xy1.shape != xy2.shape:
         raise ValueError(

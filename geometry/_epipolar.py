@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +86,84 @@ def inliers(
     return use, float(cost)
 
 
+@dataclass(frozen=True)
+class FocalPriors:
+    """What is believed of two unknown focal lengths; turns on their refinement.
+
+    Attributes:
+        px: the two focal lengths in pixels.
+        log_sigma: standard deviations of their logarithms.
+        shared: whether both are one number; the priors are then averaged.
+    """
+
+    px: tuple[float, float]
+    log_sigma: tuple[float, float]
+    shared: bool
+
+    def residuals(self, focals: tuple[float, float]) -> Float64Array:
+        """(2,) deviations in standard deviations."""
+        return np.log(np.divide(focals, self.px)) / np.array(self.log_sigma)
+
+
+class Parameters:
+    """A relative pose, and perhaps focal lengths, as small changes of a start.
+
+    Rotation vector (3), direction of the translation on its sphere (2), log focal lengths (0 to 2).
+    """
+
+    def __init__(
+        self,
+        pose: Float64Array,
+        xy1: Float64Array,
+        xy2: Float64Array,
+        K1: Float64Array,
+        K2: Float64Array,
+        priors: FocalPriors | None = None,
+    ) -> None:
+        self.pose, self.K1, self.K2, self.priors = pose, K1, K2, priors
+        self.xy1, self.xy2 = xy1, xy2
+        self.rays1, self.rays2 = rays(xy1, K1), rays(xy2, K2)
+        self.translation = pose[:3, 3] / np.linalg.norm(pose[:3, 3])
+        # Two directions on the unit sphere of translations.
+        self.tangent = np.linalg.svd(self.translation[None])[2][1:]
+        self.number = 5 if priors is None else 6 if priors.shared else 7
+
+    def moved(self, x: Float64Array) -> Float64Array:
+        """cam2_from_cam1 with unit translation."""
+        result = np.eye(4)
+        result[:3, :3] = _rotation(x[:3]) @ self.pose[:3, :3]
+        result[:3, 3] = self.translation + x[3:5] @ self.tangent
+        result[:3, 3] /= np.linalg.norm(result[:3, 3])
+        return result
+
+    def focals(self, x: Float64Array) -> tuple[float, float]:
+        """Focal lengths of both views."""
+        start = float(self.K1[0, 0]), float(self.K2[0, 0])
+        if self.priors is None:
+            return start
+        return start[0] * float(np.exp(x[5])), start[1] * float(np.exp(x[-1]))
+
+    def distances(self, x: Float64Array) -> Float64Array:
+        """Sampson distances (N,) in pixels."""
+        if self.priors is None:
+            return sampson_px(self.moved(x), self.rays1, self.rays2, self.K1, self.K2)
+        k1, k2 = (with_focal(K, f) for K, f in zip((self.K1, self.K2), self.focals(x), strict=True))
+        return sampson_px(self.moved(x), rays(self.xy1, k1), rays(self.xy2, k2), k1, k2)
+
+    def residuals(self, x: Float64Array, scale_px: float) -> Float64Array:
+        """Distances in units of `scale_px`, and those of the focal lengths from their priors."""
+        data = self.distances(x) / scale_px
+        if self.priors is None:
+            return data
+        # The priors count as a match or two, whatever the noise of the matches.
+        return np.append(data, self.priors.residuals(self.focals(x)))
+
+
+def with_focal(K: Float64Array, focal: float) -> Float64Array:
+    """K with another focal length for both axes and no skew."""
+    return np.array([[focal, 0, K[0, 2]], [0, focal, K[1, 2]], [0, 0, 1]])
+
+
 def refine(
     pose: Float64Array,
     xy1: Float64Array,
@@ -92,9 +171,9 @@ def refine(
     K1: Float64Array,
     K2: Float64Array,
     scale_px: float,
-    focal_prior: tuple[float, float] | None = None,
-) -> tuple[Float64Array, float]:
-    """Minimise a Cauchy loss of the Sampson distances over the pose, or over pose and focal length.
+    priors: FocalPriors | None = None,
+) -> tuple[Float64Array, tuple[float, float]]:
+    """Minimise a Cauchy loss of the Sampson distances over the pose, perhaps over focal lengths.
 
     Args:
         pose: cam2_from_cam1 to start from.
@@ -103,41 +182,48 @@ def refine(
         K1: intrinsics of view 1.
         K2: intrinsics of view 2.
         scale_px: error at which a match starts to lose its say.
-        focal_prior: (focal in pixels, standard deviation of its logarithm) turns on the refinement
-            of the focal length, whose start is K1's and replaces those of both.
+        priors: turn on the refinement of the focal lengths, which start from K1 and K2.
 
     Returns:
-        cam2_from_cam1 with unit translation, and the focal length (that of K1 if it was not
-        refined).
+        cam2_from_cam1 with unit translation, and the two focal lengths (those of K1 and K2 if they
+        were not refined).
     """
-    rotation = pose[:3, :3]
-    translation = pose[:3, 3] / np.linalg.norm(pose[:3, 3])
-    # Two directions on the unit sphere of translations.
-    tangent = np.linalg.svd(translation[None])[2][1:]
-    start = float(K1[0, 0])
-    rays1, rays2 = rays(xy1, K1), rays(xy2, K2)
+    problem = Parameters(pose, xy1, xy2, K1, K2, priors)
+    solution = _minimise_cauchy(lambda x: problem.residuals(x, scale_px), problem.number)
+    return problem.moved(solution), problem.focals(solution)
 
-    def moved(x: Float64Array) -> Float64Array:
-        result = np.eye(4)
-        result[:3, :3] = _rotation(x[:3]) @ rotation
-        result[:3, 3] = translation + x[3:5] @ tangent
-        result[:3, 3] /= np.linalg.norm(result[:3, 3])
-        return result
 
-    def with_focal(K: Float64Array, focal: float) -> Float64Array:
-        return np.array([[focal, 0, K[0, 2]], [0, focal, K[1, 2]], [0, 0, 1]])
+def pose_covariance(
+    pose: Float64Array,
+    xy1: Float64Array,
+    xy2: Float64Array,
+    K1: Float64Array,
+    K2: Float64Array,
+    sigma_px: float,
+    priors: FocalPriors | None = None,
+) -> Float64Array:
+    """Covariance (5, 5) of the rotation vector (3) and of the direction of the translation (2).
 
-    def residuals(x: Float64Array) -> Float64Array:
-        if focal_prior is None:
-            return sampson_px(moved(x), rays1, rays2, K1, K2) / scale_px
-        focal = start * np.exp(x[5])
-        k1, k2 = with_focal(K1, focal), with_focal(K2, focal)
-        data = sampson_px(moved(x), rays(xy1, k1), rays(xy2, k2), k1, k2) / scale_px
-        return np.append(data, np.log(focal / focal_prior[0]) / focal_prior[1])
+    Radians; that of the direction is in the plane at right angles to it. Unknown focal lengths are
+    eliminated.
 
-    solution = _minimise_cauchy(residuals, 5 if focal_prior is None else 6)
-    focal = start if focal_prior is None else float(start * np.exp(solution[5]))
-    return moved(solution), focal
+    Args:
+        pose: the refined cam2_from_cam1.
+        xy1: (N, 2) inliers.
+        xy2: (N, 2).
+        K1: intrinsics.
+        K2: intrinsics.
+        sigma_px: standard deviation of the Sampson distances.
+        priors: of focal lengths that were estimated.
+    """
+    problem = Parameters(pose, xy1, xy2, K1, K2, priors)
+    sigma = max(sigma_px, 1e-9)
+    zero = np.zeros(problem.number)
+    start = problem.residuals(zero, sigma)
+    steps = 1e-6 * np.eye(problem.number)
+    jacobian = np.stack([(problem.residuals(x, sigma) - start) / 1e-6 for x in steps], axis=1)
+    # A direction that nothing fixes gets a variance of about (180 degrees)^2.
+    return np.linalg.inv(jacobian.T @ jacobian + 0.1 * np.eye(problem.number))[:5, :5]
 
 
 def fit_rotation(rays1: Float64Array, rays2: Float64Array, noise_rad: float) -> Float64Array:

@@ -40,21 +40,44 @@ class PoseEstimate:
         return self.success
 
 
+PoseKind = Literal[
+    "general", "planar", "small_baseline", "rotation", "too_few_matches", "no_common_motion"
+]
+
+_CAVEATS = {
+    "planar": "one plane explains the matches, which leaves {number} poses possible",
+    "small_baseline": "the cameras are too close together for a sure direction of their baseline",
+    "rotation": "the camera only turned: the matches show no translation",
+}
+
+
 @dataclass(frozen=True, eq=False)
 class RelativePoseEstimate:
-    """Pose of a second camera against a first, up to scale.
+    """Pose of a second camera against a first.
 
     Attributes:
-        cam2_from_cam1: (4, 4) with a translation of length 1; NaN when the estimation failed.
+        cam2_from_cam1: (4, 4) with a translation of length 1, or in metres if `metric`; zero if
+            `kind` is "rotation"; NaN when the estimation failed.
         inliers: (N,) bool, which matches agree with the pose.
         num_inliers: their number.
         K1: (3, 3) intrinsics of view 1, given or estimated.
         K2: (3, 3) intrinsics of view 2.
-        kind: "general"; "planar" when one plane explains nearly all matches: then two poses explain
-            them almost equally well; "rotation" when no translation is needed: then the direction
-            of the one given is noise.
-        alternatives: other (4, 4) poses that a planar scene leaves possible, best first.
-        parallax_deg: median angle under which the inliers' rays meet, 0 on failure.
+        kind: what the matches show.
+            - "general": one pose.
+            - "planar": one plane explains nearly all matches, and then often two poses do; see
+              `alternatives`.
+            - "small_baseline": there is parallax, but the direction of the translation is uncertain
+              by more than 10 degrees, or the matches hardly differ from those of a rotation.
+            - "rotation": no translation is needed to explain the matches.
+            - "too_few_matches": no pose; there are not enough matches to try.
+            - "no_common_motion": no pose; no more matches agree than chance would make.
+        alternatives: other (4, 4) poses that are possible, best first: those of a planar scene; for
+            "rotation" the one whose translation fits the noise best.
+        parallax_deg: median angle under which the inliers' rays meet, 0 without translation.
+        median_error_px: median Sampson distance of the inliers.
+        rotation_std_deg: standard deviation of the rotation about its worst axis.
+        direction_std_deg: the same of the translation's direction; 180 when nothing fixes it.
+        metric: whether the translation is in metres.
         reason: why there is no pose; empty on success.
     """
 
@@ -63,9 +86,13 @@ class RelativePoseEstimate:
     num_inliers: int
     K1: Float64Array
     K2: Float64Array
-    kind: Literal["general", "planar", "rotation"] = "general"
+    kind: PoseKind = "general"
     alternatives: tuple[Float64Array, ...] = ()
     parallax_deg: float = 0.0
+    median_error_px: float = np.nan
+    rotation_std_deg: float = np.nan
+    direction_std_deg: float = np.nan
+    metric: bool = False
     reason: str = ""
 
     @property
@@ -75,6 +102,20 @@ class RelativePoseEstimate:
 
     def __bool__(self) -> bool:
         return self.success
+
+    @property
+    def caveat(self) -> str:
+        """What the pose leaves open or why there is none; empty if nothing is to be said."""
+        if self.reason:
+            return self.reason
+        if self.kind == "planar" and not self.alternatives:
+            return "one plane explains the matches, but only one pose is possible"
+        return _CAVEATS.get(self.kind, "").format(number=1 + len(self.alternatives))
+
+    @property
+    def best_guess(self) -> Float64Array:
+        """The pose, for "rotation" with the translation that fits the noise best."""
+        return self.alternatives[0] if self.kind == "rotation" else self.cam2_from_cam1
 
 
 @dataclass(frozen=True, eq=False)

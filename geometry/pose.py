@@ -23,8 +23,10 @@ from ._colmap import (
     subset,
     unskewed,
 )
+from ._epipolar import FocalPriors
 from ._estimates import BoolArray, PointmapPose, PoseEstimate, RelativePoseEstimate, no_pose
 from ._two_views import TwoViews
+from ._verdict import judge
 from .camera import Float64Array, check_intrinsics
 from .transforms import Similarity, weighted_procrustes
 
@@ -155,7 +157,8 @@ def relative_pose(
 
     Returns:
         The pose with a unit translation, refined on its inliers; see `RelativePoseEstimate.kind`
-        for scenes that do not determine it.
+        for scenes that do not determine it. Where no more matches agree than chance would make, or
+        too few are given, there is none.
 
     Raises:
         ValueError: if shapes, K or sizes are wrong or `max_error_px` is not positive.
@@ -164,16 +167,18 @@ def relative_pose(
         inside COLMAP's
     LO-RANSAC.
     """
-    problem = TwoViews.make(xy1, xy2, check_intrinsics(K1, "K1"), check_intrinsics(K2, "K2"))
+    intrinsics = check_intrinsics(K1, "K1"), check_intrinsics(K2, "K2")
+    problem = TwoViews.make(xy1, xy2, *intrinsics, size1, size2)
     check_threshold(max_error_px)
     needed = max(int(min_inliers), 6)
     if len(problem.index) < needed:
-        return problem.failed(f"needs at least {needed} matches, got {len(problem.index)}")
-    cameras = colmap_camera(problem.K1, *size1), colmap_camera(problem.K2, *size2)
+        return problem.failed(
+            "too_few_matches", f"needs at least {needed} matches, got {len(problem.index)}"
+        )
     best: tuple[float, Float64Array] | None = None
     for attempt in range(_MAX_ATTEMPTS):
         sample = subset(np.arange(len(problem.index)), seed + attempt)
-        start = problem.essential_ransac(cameras, sample, max_error_px, seed + attempt, 5_000)
+        start = problem.essential_ransac(sample, max_error_px, seed + attempt, 5_000)
         if start is None:
             continue
         pose, _ = problem.polished(start, max_error_px)
@@ -185,10 +190,11 @@ def relative_pose(
     number = 0 if best is None else int(problem.inliers(best[1], max_error_px)[0].sum())
     if best is None or number < needed:
         return problem.failed(
+            "no_common_motion",
             f"only {number} of {len(problem.index)} matches agree on a relative pose within "
-            f"{max_error_px:g} px, {needed} are needed"
+            f"{max_error_px:g} px, {needed} are needed",
         )
-    return problem.judged(best[1], max_error_px, seed)
+    return judge(problem, best[1], max_error_px, seed)
 
 
 def relative_pose_unknown_focal(
@@ -200,13 +206,16 @@ def relative_pose_unknown_focal(
     min_inliers: int = 10,
     focal_range: tuple[float, float] = (0.3, 4.0),
     seed: int = 0,
+    shared: bool = True,
+    guesses_px: tuple[float | None, float | None] = (None, None),
+    guess_log_sigma: float = 0.25,
 ) -> RelativePoseEstimate:
-    """Find the relative pose and the common focal length of two views from matched pixels.
+    """Find the relative pose and the focal lengths of two views from matched pixels.
 
-    Principal points are taken at the image centres, both views to have the same focal length in
-    pixels. Two views whose optical axes are parallel, or meet at equal distances, hardly determine
-    the focal length; a weak prior (0.9 times the longer side, within a factor of 1.6) then decides.
-    So it does for a planar scene.
+    Principal points are taken at the image centres. Two views whose optical axes are parallel, or
+    meet at equal distances, hardly determine the focal length; a weak prior (0.9 times the longer
+    side, within a factor of 1.6, or the guess) then decides. So it does for a planar scene, and two
+    focal lengths always need it.
 
     Args:
         xy1: (N, 2) pixels of view 1; rows that are not finite here or in `xy2` count as outliers.
@@ -217,51 +226,93 @@ def relative_pose_unknown_focal(
         min_inliers: fewest inliers of a pose that is returned, at least 7.
         focal_range: bounds of the focal length in units of the longest side.
         seed: of the random sampling.
+        shared: both views have the same focal length in pixels.
+        guesses_px: what is believed of each focal length, from EXIF or a network.
+        guess_log_sigma: standard deviation of the logarithm of the guesses.
 
     Returns:
-        As `relative_pose`, with the focal length in K1 and K2.
+        As `relative_pose`, with the focal lengths in K1 and K2.
 
     Raises:
-        ValueError: if shapes or sizes are wrong, `max_error_px` is not positive or the range is
-            empty.
+        ValueError: if shapes or sizes are wrong, `max_error_px` is not positive, the range is
+            empty or a guess is not positive.
     """
     long_side = max(*check_size(size1), *check_size(size2))
     low, high = focal_range
     if not 0 < low <= high:
         raise ValueError(f"focal_range must be two positive factors in order, got {focal_range}")
+    if not all(guess is None or guess > 0 for guess in guesses_px) or not guess_log_sigma > 0:
+        raise ValueError(
+            "guesses of focal lengths and their deviation must be positive, got "
+            f"{guesses_px}, {guess_log_sigma}"
+        )
     check_threshold(max_error_px)
-    prior = _FOCAL_PRIOR_LONG_SIDES * long_side, _FOCAL_PRIOR_LOG_SIGMA
-    start = TwoViews.make(xy1, xy2, _centred_K(prior[0], size1), _centred_K(prior[0], size2))
+    priors = _focal_priors((size1, size2), guesses_px, guess_log_sigma, shared)
+    K1, K2 = _centred_K(priors.px[0], size1), _centred_K(priors.px[1], size2)
+    start = TwoViews.make(xy1, xy2, K1, K2, size1, size2)
     needed = max(int(min_inliers), 7)
     if len(start.index) < needed:
-        return start.failed(f"needs at least {needed} matches, got {len(start.index)}")
-
-    def at(focal: float) -> TwoViews:
-        return TwoViews.make(xy1, xy2, _centred_K(focal, size1), _centred_K(focal, size2))
-
-    # Coarse, because the essential matrix of a focal length 20 % off still keeps most inliers.
+        return start.failed(
+            "too_few_matches", f"needs at least {needed} matches, got {len(start.index)}"
+        )
     sample = subset(np.arange(len(start.index)), seed, 500)
     trials: list[tuple[float, TwoViews, Float64Array]] = []
-    for focal in np.geomspace(low, high, 10) * long_side:
-        problem = at(float(focal))
-        cameras = colmap_camera(problem.K1, *size1), colmap_camera(problem.K2, *size2)
-        pose = problem.essential_ransac(cameras, sample, max_error_px, seed, 1_000)
+    for focals in _focal_trials(priors, low * long_side, high * long_side):
+        problem = start.with_focals(*focals)
+        pose = problem.essential_ransac(sample, max_error_px, seed, 1_000)
         if pose is not None:
             trials.append((problem.inliers(pose, max_error_px)[1], problem, pose))
     best: tuple[float, TwoViews, Float64Array] | None = None
     for _, problem, pose in sorted(trials, key=lambda trial: trial[0])[:3]:
-        refined, focal = problem.polished(pose, max_error_px, prior)
-        problem = at(float(np.clip(focal, low * long_side, high * long_side)))
+        refined, problem = problem.polished(pose, max_error_px, priors)
+        found = np.array([problem.K1[0, 0], problem.K2[0, 0]])
+        focal1, focal2 = np.clip(found, low * long_side, high * long_side)
+        problem = problem.with_focals(float(focal1), float(focal2))
         cost = problem.inliers(refined, max_error_px)[1]
-        cost += (np.log(focal / prior[0]) / prior[1]) ** 2 / 9
+        cost += float((priors.residuals((focal1, focal2)) ** 2).mean()) / 9
         if best is None or cost < best[0]:
             best = cost, problem, refined
     if best is None or best[1].inliers(best[2], max_error_px)[0].sum() < needed:
         return start.failed(
+            "no_common_motion",
             f"no relative pose with a focal length of {low:g} to {high:g} long sides agrees with "
-            f"{needed} of {len(start.index)} matches within {max_error_px:g} px"
+            f"{needed} of {len(start.index)} matches within {max_error_px:g} px",
         )
-    return best[1].judged(best[2], max_error_px, seed)
+    return judge(best[1], best[2], max_error_px, seed, priors)
+
+
+def _focal_priors(
+    sizes: tuple[tuple[int, int], tuple[int, int]],
+    guesses_px: tuple[float | None, float | None],
+    guess_log_sigma: float,
+    shared: bool,
+) -> FocalPriors:
+    """What is believed of both focal lengths before looking at matches."""
+    long_sides = [max(size) for size in sizes]
+    known = [guess for guess in guesses_px if guess is not None]
+    if shared:
+        focal = _FOCAL_PRIOR_LONG_SIDES * max(long_sides)
+        focal = float(np.exp(np.mean(np.log(known)))) if known else focal
+        sigma = guess_log_sigma if known else _FOCAL_PRIOR_LOG_SIGMA
+        # Both residuals are the same number: together they weigh as much as one.
+        return FocalPriors((focal, focal), (sigma * 2**0.5, sigma * 2**0.5), shared=True)
+    focals, sigmas = [], []
+    for guess, side in zip(guesses_px, long_sides, strict=True):
+        focals.append(_FOCAL_PRIOR_LONG_SIDES * side if guess is None else float(guess))
+        sigmas.append(_FOCAL_PRIOR_LOG_SIGMA if guess is None else guess_log_sigma)
+    return FocalPriors((focals[0], focals[1]), (sigmas[0], sigmas[1]), shared=False)
+
+
+def _focal_trials(priors: FocalPriors, low: float, high: float) -> list[tuple[float, float]]:
+    """Focal lengths to start from.
+
+    Coarse, because the essential matrix of a focal length 20 % off still keeps most inliers.
+    """
+    if priors.shared:
+        return [(float(f), float(f)) for f in np.geomspace(low, high, 10)]
+    factors = np.exp(np.multiply.outer((-1.5, 0.0, 1.5), priors.log_sigma))
+    grid = np.clip(factors * np.array(priors.px), low, high)
+    return [(float(f1), float(f2)) for f1 in grid[:, 0] for f2 in grid[:, 1]]
 
 
 def relative_pose_from_pointmaps(

@@ -10,7 +10,7 @@ import itertools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -18,11 +18,13 @@ from ..geometry.camera import Camera
 from ..geometry.pose import relative_pose
 from ..models.two_view import EncodedImages, TwoViewModel
 from .alignment.pairs import AlignedCameras, PairSamples, align_pairs
+from .graph.verification import verify_edges
+from .graph.view_graph import edges_from_samples, pairs_without_confidence
 from .images import View
 from .job.evidence import OwnMap
 from .job.folder import Job
 from .known.alignment import align_known
-from .known.cameras import apply_known
+from .known.cameras import apply_known, given_camera
 from .known.evidence import PairPoints, check_evidence, points_of_samples
 from .known.values import Given
 from .matching.descriptors import Matches
@@ -72,7 +74,7 @@ class Solution:
         cameras: image -> camera in ORIGINAL pixels, in the frame of its component.
         anchors: image -> (xy (n, 2) network pixels, depth (n,)) of known points.
         shared: (i, j), i < j -> (n, 3) points that both see, in their component's frame.
-        components: images of each component, largest first.
+        components: images of each component, largest first; lone images too.
         road: "matches", "pointmaps" or "single".
         tracks: sparse points with their observations, if the road makes some.
         metric: whether every component has its unit from given metres.
@@ -106,7 +108,11 @@ def solve_cameras(
     if work.given.views:
         work.warnings += check_evidence(work.given, work.views, _pair_points(work), guesses)
     solution = _solve(work, may_switch, options, show)
-    return apply_known(solution, work.given, work.views, guesses)
+    fixed = set(work.given.fixed_poses)
+    later = fixed if len(fixed) > 1 else set()  # these may join each other by their poses
+    solution = _with_lone_photos(work, solution, later)
+    solution = apply_known(solution, work.given, work.views, guesses)
+    return _with_lone_photos(work, solution, set())
 
 
 def _pair_points(work: Work) -> list[PairPoints]:
@@ -119,21 +125,14 @@ def _pair_points(work: Work) -> list[PairPoints]:
 def _solve(work: Work, may_switch: bool, options: SfmOptions | None, show: Progress) -> Solution:
     if len(work.views) == 1:
         work.warnings.append("one photo only: shape and scale are the network's guess")
-        return _solve_single(work)
+        return Solution({}, {}, {}, [], "single")
     if work.graph is not None:
         with work.timed("cameras"), show.stage("cameras", 1) as _:
             found = reconstruct_from_matches(
                 work.views, work.graph, _focal_guesses(work), options, work.given
             )
-            work.rejected = [
-                RejectedPair(
-                    work.views[pair[0]].name,
-                    work.views[pair[1]].name,
-                    f"only {v.num_inliers} of {v.num_matches} matches fit one camera motion",
-                )
-                for pair, v in found.pairs.items()
-                if not v.accepted
-            ]
+            refused = {pair: v.reason for pair, v in found.pairs.items() if not v.accepted}
+            _reject(work, refused)
         if found.models:
             return _from_sparse(work, found)
         if len(work.views) == 2 or not may_switch:
@@ -141,16 +140,41 @@ def _solve(work: Work, may_switch: bool, options: SfmOptions | None, show: Progr
             solution = _from_best_pair(work, found, ratio)
             if solution is not None:
                 return solution
-        work.warnings.append(
-            "the matches gave no cameras, perhaps because the photos show different places; the "
-            "cameras are guesses from the regressed pointmaps"
-        )
+        if len(refused) < len(found.pairs):
+            work.warnings.append(
+                "the matches gave no cameras; the cameras are guesses from the regressed pointmaps"
+            )
     with work.timed("cameras"), show.stage("cameras", 1) as _:
+        samples = _believed_samples(work)
         if work.given.solvable:
-            aligned = align_known(work.samples, work.views, work.given)
+            aligned = align_known(samples, work.views, work.given)
         else:
-            aligned = align_pairs(work.samples, len(work.views))
+            aligned = align_pairs(samples, len(work.views))
     return _from_aligned(work, aligned)
+
+
+def _reject(work: Work, reasons: dict[tuple[int, int], str]) -> None:
+    names = [view.name for view in work.views]
+    work.rejected += [RejectedPair(names[i], names[j], why) for (i, j), why in reasons.items()]
+
+
+def _believed_samples(work: Work) -> list[PairSamples]:
+    """Pointmaps of the pairs that nothing speaks against; the others are named as rejected."""
+    numbers = {view.name: i for i, view in enumerate(work.views)}
+    refused = {(numbers[r.first], numbers[r.second]) for r in work.rejected}
+    left = [s for s in work.samples if _key(s) not in refused]
+    unsure = pairs_without_confidence(left)
+    _reject(work, dict.fromkeys(unsure, "the network is sure of nothing in their common frame"))
+    left = [s for s in left if _key(s) not in unsure]
+    edges = edges_from_samples(left)
+    verdict = verify_edges(edges, list(numbers))
+    work.rejected += verdict.rejected
+    dropped = {(edge.first, edge.second) for edge in edges} - set(verdict.kept)
+    return [s for s in left if _key(s) not in dropped]
+
+
+def _key(sample: PairSamples) -> tuple[int, int]:
+    return min(sample.frame, sample.other), max(sample.frame, sample.other)
 
 
 def _focal_guesses(work: Work) -> list[float]:
@@ -163,17 +187,34 @@ def _focal_guesses(work: Work) -> list[float]:
     return guesses
 
 
-def _solve_single(work: Work) -> Solution:
-    view, sample = work.views[0], work.samples[0]
-    focal = view.exif_focal_px or _focal_guesses(work)[0]
-    height, width = view.ledger.original_size
-    camera = Camera(
-        K=_intrinsics(focal, height, width), cam_from_world=np.eye(4), height=height, width=width
-    )
-    h, w = view.size
-    xy = np.array([[w / 2, h / 2]])
-    depth = np.array([float(sample.points[0, :, 2].median())])
-    return Solution({0: camera}, {0: (xy, depth)}, {}, [[0]], "single")
+def _with_lone_photos(work: Work, solution: Solution, later: set[int]) -> Solution:
+    """Give every photo that was joined with no other a component of its own.
+
+    Its camera is at the identity unless its pose is known, with the focal length known or guessed,
+    and the unit of its depth is the network's.
+
+    Args:
+        work: the photos and their pointmaps.
+        solution: what was found of the others.
+        later: photos that are left out for now.
+    """
+    placed = {i for members in solution.components for i in members}
+    alone = [i for i in range(len(work.views)) if i not in placed | later]
+    cameras, anchors = dict(solution.cameras), dict(solution.anchors)
+    guesses = _focal_guesses(work)
+    for i in alone:
+        view = work.views[i]
+        if i in work.given.fixed_poses:
+            cameras[i] = given_camera(i, work.given, work.views, guesses)
+        else:
+            height, width = view.ledger.original_size
+            K = _intrinsics(view.exif_focal_px or guesses[i], height, width)
+            cameras[i] = Camera(K=K, cam_from_world=np.eye(4), height=height, width=width)
+        depths = [float(s.points[0, :, 2].median()) for s in work.samples if s.frame == i]
+        centre = np.array([[view.size[1] / 2, view.size[0] / 2]])
+        anchors[i] = centre, np.array([float(np.median(depths)) if depths else 1.0])
+    components = [*solution.components, *([i] for i in alone)]
+    return replace(solution, cameras=cameras, anchors=anchors, components=components)
 
 
 def _intrinsics(focal: float, height: int, width: int) -> np.ndarray:
@@ -223,7 +264,10 @@ def _warn_about_components(work: Work, components: list[list[int]], reason: str)
     left = set(range(len(work.views))) - {i for c in components for i in c}
     if left:
         names = ", ".join(work.views[i].name for i in sorted(left))
-        work.warnings.append(f"not placed, {reason}: {names}")
+        work.warnings.append(
+            f"joined with no other photo, {reason}: {names}; each is a group of its own whose "
+            "shape and scale are the network's guess"
+        )
     if len(components) > 1:
         sizes = ", ".join(str(len(c)) for c in components)
         work.warnings.append(
@@ -268,7 +312,7 @@ def _from_best_pair(work: Work, found: SfmResult, min_inlier_ratio: float) -> So
     cameras = {
         i: Camera(K=K[i], cam_from_world=np.eye(4), height=sizes[i][0], width=sizes[i][1]),
         j: Camera(
-            K=K[j], cam_from_world=estimate.cam2_from_cam1, height=sizes[j][0], width=sizes[j][1]
+            K=K[j], cam_from_world=estimate.best_guess, height=sizes[j][0], width=sizes[j][1]
         ),
     }
     xy1, xy2 = matches.xy1[estimate.inliers], matches.xy2[estimate.inliers]

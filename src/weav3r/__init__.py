@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .inference.known.values import Known, KnownView, prior
+    from .inference.localization.localizer import Localizer, localize
+    from .inference.localization.result import Localization
     from .inference.pipeline import reconstruct
     from .inference.scene import Scene
     from .inference.two_view import PairMatch, match
@@ -25,10 +27,13 @@ __version__ = _version("weav3r")
 __all__ = [
     "Known",
     "KnownView",
+    "Localization",
+    "Localizer",
     "PairMatch",
     "Scene",
     "example_photos",
     "load_model",
+    "localize",
     "match",
     "prior",
     "reconstruct",
@@ -37,9 +42,12 @@ __all__ = [
 _HOME = {
     "Known": ".inference.known.values",
     "KnownView": ".inference.known.values",
+    "Localization": ".inference.localization.result",
+    "Localizer": ".inference.localization.localizer",
     "PairMatch": ".inference.two_view",
     "Scene": ".inference.scene",
     "load_model": ".models",
+    "localize": ".inference.localization.localizer",
     "match": ".inference.two_view",
     "prior": ".inference.known.values",
     "reconstruct": ".inference.pipeline",

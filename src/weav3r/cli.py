@@ -16,10 +16,12 @@ from rich.logging import RichHandler
 from .cli_data import app as data_app
 from .cli_demo import demo, examples
 from .cli_evaluate import benchmark, evaluate
+from .cli_localize import localize
 from .cli_match import match
 from .cli_models import app as models_app
 from .cli_options import console, output
 from .cli_reconstruct import plan, reconstruct
+from .cli_reliability import reliability
 from .cli_train import train
 
 app = typer.Typer(
@@ -59,7 +61,18 @@ def _root(
     logging.getLogger(f"{__package__}.models").setLevel(min(level, logging.WARNING))
 
 
-for _command in (reconstruct, plan, match, demo, examples, evaluate, benchmark, train):
+for _command in (
+    reconstruct,
+    plan,
+    match,
+    localize,
+    demo,
+    examples,
+    evaluate,
+    reliability,
+    benchmark,
+    train,
+):
     app.command()(_command)
 app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")

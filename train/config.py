@@ -78,6 +78,15 @@ class CompletionConfig:
 
 
 @dataclass(frozen=True)
+class AdaptConfig:
+    """Which weights of a two-view network change; fine-tuning rarely needs all."""
+
+    train: Literal["all", "after_encoder", "heads", "lora"] = "all"
+    lora_rank: int = 16
+    lora_alpha: float = 16.0  # the corrections are scaled by alpha / rank
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW, schedule, clipping and averaging."""
 
@@ -121,6 +130,7 @@ class Recipe:
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     completion: CompletionConfig = field(default_factory=CompletionConfig)
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     checkpoint_minutes: float = 5.0

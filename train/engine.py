@@ -192,8 +192,8 @@ class Trainer:
         if state.get("format") != _FORMAT:
             raise ValueError(f"{path} was written by another version of weav3r")
         saved = json.loads(state["recipe"])
-        for key in ("task", "model", "model_overrides"):
-            if saved.get(key, "pairs") != recipe_to_dict(self.recipe)[key]:
+        for key in ("task", "model", "model_overrides", "adapt"):
+            if key in saved and saved[key] != recipe_to_dict(self.recipe)[key]:
                 raise ValueError(
                     f"{path} holds a run with {key}={saved.get(key)!r}, the recipe says "
                     f"{getattr(self.recipe, key)!r}; use another output folder or resume=False"
@@ -234,8 +234,12 @@ class Trainer:
             (self.output / "recipe.json").write_text(
                 json.dumps(recipe_to_dict(self.recipe), indent=1), encoding="utf-8"
             )
-        count = sum(p.numel() for p in self.model.parameters())
-        logger.info("%.1f M parameters on %s, %s", count / 1e6, self.device, self.dtype)
+        count, trained = (
+            sum(p.numel() for p in self.model.parameters() if p.requires_grad or not only) / 1e6
+            for only in (False, True)
+        )
+        part = f" ({trained:.1f} M of them trained)" if trained < count else ""
+        logger.info("%.1f M parameters%s on %s, %s", count, part, self.device, self.dtype)
         clock = Clock(minutes, self.recipe.steps, self.seconds)
         try:
             with stop_flag() as stop:

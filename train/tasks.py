@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..models.storage import save_checkpoint
 from ..models.two_view import TwoViewModel
+from .adapters import choose_trained, merged
 from .config import Recipe
 from .criterion import PairCriterion
 from .data import PairBatch, PairStream, ProceduralFactory, SceneFactory
@@ -129,6 +130,7 @@ class PairTask:
         world: int = 1,
     ) -> None:
         self.model: TwoViewModel = build_model(recipe) if model is None else model
+        choose_trained(self.model, recipe.adapt, recipe.seed)
         self.model.to(device, memory_format=torch.channels_last)  # pyright: ignore
         self.criterion = PairCriterion(recipe.loss).to(device)
         self.module = PairTraining(self.model, self.criterion, recipe.loss.confidence_from_step)
@@ -154,7 +156,7 @@ class PairTask:
     def export(self, model: nn.Module, path: Path, metadata: dict[str, str]) -> None:
         """Write a checkpoint that `load_model` reads."""
         assert isinstance(model, TwoViewModel)
-        save_checkpoint(model, path, metadata=metadata)
+        save_checkpoint(merged(model), path, metadata=metadata)
 
 
 def procedural_scenes(recipe: Recipe, device: torch.device) -> SceneFactory:

@@ -19,6 +19,7 @@ from ..geometry.camera import Camera
 from ..models.loading import load_model
 from ..models.two_view import PairPrediction, TwoViewModel
 from ._sources import list_sources
+from .calibration import calibration_of
 from .cameras import Solution, Work, network_camera, solve_cameras
 from .defaults import inference_defaults
 from .dense import (
@@ -397,6 +398,7 @@ def _build_scene(
         report=report,
         tracks=solution.tracks,
         min_confidence=_default_threshold(maps, report.settings["depth"]),
+        calibration=calibration_of(work.model),
     )
 
 

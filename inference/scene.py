@@ -19,6 +19,7 @@ import numpy as np
 
 from ..geometry.camera import Camera
 from ..geometry.ledger import Ledger
+from .calibration import Calibration, ErrorTable, depth_steps
 from .report import SceneReport
 
 
@@ -128,6 +129,7 @@ class Scene:
         report: what happened.
         tracks: sparse points of the alignment, when it made some.
         min_confidence: threshold used wherever none is given.
+        calibration: what the checkpoint knows about its errors; None when nobody fitted one.
     """
 
     views: list[SceneView]
@@ -136,6 +138,7 @@ class Scene:
     report: SceneReport = field(default_factory=SceneReport)
     tracks: Tracks | None = None
     min_confidence: float = 1.0
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         registered = [i for i, view in enumerate(self.views) if view.camera is not None]
@@ -204,6 +207,52 @@ class Scene:
             return _to_original(view.ledger, view.confidence, "bilinear")
         return view.confidence.copy()
 
+    def depth_steps(self, image: int | str) -> np.ndarray:
+        """(H, W) float32: by which share a depth must change to move its point one pixel elsewhere.
+
+        Of the other photos of the component the one counts that notices most; 1 where none sees
+        the point, NaN without a depth. Small where the photos were taken far apart.
+
+        Raises:
+            ValueError: the image has no camera.
+        """
+        i = self.index(image)
+        members = next((group for group in self.components if i in group), [i])
+        others = [self._network_camera(k) for k in members if k != i]
+        return depth_steps(self._network_camera(i), others, self.depth(i))
+
+    def expected_error(self, image: int | str, original: bool = False) -> np.ndarray | None:
+        """(H, W) float32 expected relative error of each depth, NaN where there is none.
+
+        The mean of |estimate - truth| / truth, cut at 1, that pixels of this confidence and
+        `depth_steps` had on the photos of the calibration, after one factor for the whole
+        component: the error of an unknown scale is not in it.
+
+        Args:
+            image: index or name.
+            original: at the size of the original image.
+
+        Returns:
+            None when the checkpoint is not calibrated for the way this depth was made.
+
+        Raises:
+            ValueError: the image has no camera.
+        """
+        i = self.index(image)
+        table = self._error_table(i)
+        if table is None:
+            return None
+        view = self.views[i]
+        error = table(view.confidence, self.depth_steps(i)).astype(np.float32)
+        return _to_original(view.ledger, error, "nearest") if original else error
+
+    def _error_table(self, i: int) -> ErrorTable | None:
+        if self.calibration is None:
+            return None
+        alone = not any(i in group and len(group) > 1 for group in self.components)
+        road = "single" if alone else str(self.report.settings.get("depth"))
+        return self.calibration.roads.get(road)
+
     def colors(self, image: int | str, original: bool = False) -> np.ndarray:
         """(H, W, 3) uint8 RGB; with `original` the network's pixels enlarged, not the photo."""
         view = self.views[self.index(image)]
@@ -244,7 +293,11 @@ class Scene:
         return view.valid & (view.confidence >= threshold)
 
     def masks(
-        self, consistent: bool = True, sky: bool = False, tolerance: float | None = None
+        self,
+        consistent: bool = True,
+        sky: bool = False,
+        tolerance: float | None = None,
+        max_error: float | None = None,
     ) -> list[np.ndarray | None]:
         """Make masks for `point_cloud` and the exporters: True = use; see `cleaning`.
 
@@ -253,9 +306,13 @@ class Scene:
                 surely.
             sky: leave out pixels that look like sky.
             tolerance: of `consistent`, as a share of the depth; None measures it.
+            max_error: leave out pixels whose `expected_error` is larger, e.g. 0.05.
 
         Returns:
             Per image (H, W) bool at network size, or None for all pixels.
+
+        Raises:
+            ValueError: `max_error` for a scene whose checkpoint is not calibrated.
         """
         from .cleaning import Surface, consistency_masks, joined, sky_mask
 
@@ -269,7 +326,19 @@ class Scene:
                 found.append(consistency_masks(surfaces, tolerance))
         if sky:
             found.append({i: ~sky_mask(view.rgb) for i, view in enumerate(self.views)})
+        if max_error is not None:
+            placed = [i for group in self.components for i in group]
+            found.append({i: self._surer_than(i, max_error) for i in placed})
         return joined(found, len(self))
+
+    def _surer_than(self, i: int, max_error: float) -> np.ndarray:
+        error = self.expected_error(i)
+        if error is None:
+            raise ValueError(
+                "max_error needs a calibrated checkpoint, and this scene's has no calibration for "
+                f"depth={self.report.settings.get('depth')!r}; `weav3r reliability --fit` makes one"
+            )
+        return error <= max_error
 
     def _network_camera(self, i: int) -> Camera:
         view = self.views[i]

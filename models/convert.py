@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ._foreign import printable
+from .calibration_file import read_calibration, write_calibration
 from .card import CARD_FILE, Provenance, model_card
 from .checkpoint import Checkpoint, open_checkpoint
 from .config import ConfidenceMode, ModelConfig
@@ -130,6 +131,9 @@ def convert_checkpoint(
     origin = checkpoint.origin
     saved = _write(tensors, checkpoint.config, folder, dtype, layout, stated, None, origin)
     _verify(saved.file, tensors, dtype)
+    calibration = read_calibration(checkpoint.file)
+    if calibration is not None and dtype != "int8":  # whose rounding adds errors of its own
+        write_calibration(saved.file, calibration)
     return saved
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from ..croco_like.attention import AttentionBackend, set_attention_backend
+from .calibration_file import read_calibration
 from .card import warn_of_licence
 from .checkpoint import Checkpoint, open_checkpoint
 from .config import ModelConfig
@@ -62,6 +63,7 @@ def load_model(
     views = getattr(checkpoint.tensors, "views", tensors.keys())
     mark_mapped(model, [tensors[name] for name in views])
     model.provenance = checkpoint.provenance
+    model.calibration = read_calibration(checkpoint.file)
     warn_of_licence(checkpoint.origin, checkpoint.provenance, checkpoint.config)
     set_attention_backend(model, attention)
     return model.to(target).eval()

@@ -55,11 +55,13 @@ class TwoViewModel(nn.Module):
 
     Attributes:
         provenance: licence and training data of the weights, None for fresh ones.
+        calibration: how large their errors are, as plain data; None when nobody fitted that.
 
     Reference: DUSt3R (arXiv 2312.14132) and MASt3R (arXiv 2406.09756).
     """
 
     provenance: Provenance | None = None
+    calibration: Mapping[str, Any] | None = None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -249,6 +249,8 @@ def test_reconstruct_writes_a_page_and_leaves_out_floating_points(run: Run, tmp_
     [
         (["-o", "a.npz", "--clean"], "choose points of .glb, .ply and .json, not npz"),
         (["-o", "folder", "--no-sky"], "choose points of .glb, .ply and .json, not colmap"),
+        (["-o", "a.npz", "--max-error", 0.1], "--max-error choose points of .glb"),
+        (["-o", "a.glb", "--max-error", 0], "a share of the depth, above 0, got 0"),
         (["-o", "a.npz", "--min-confidence", 2], "chooses points; npz has no place"),
         (["-o", "a.glb", "--html", "page.txt"], "cannot tell the format of 'page.txt'"),
         (["-o", "a.glb", "--html", "page.ply"], "the name must end in .html"),

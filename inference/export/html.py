@@ -127,8 +127,17 @@ def _camera_line(scene: Scene, index: int, view: SceneView) -> str:
     size = f"{camera.width}x{camera.height} px"
     return (
         f"{where}{size}, focal length {camera.K[0, 0]:.0f} px ({fov:.0f}° wide), "
-        f"{share:.0%} of it with depth"
+        f"{share:.0%} of it with depth{_error_line(scene, index)}"
     )
+
+
+def _error_line(scene: Scene, index: int) -> str:
+    """Say how wrong the shown depths of a photo are to be expected."""
+    error = scene.expected_error(index)
+    shown = scene.valid(index)
+    if error is None or not shown.any():
+        return ""
+    return f", expected error of the depths {np.median(error[shown]):.1%} (median)"
 
 
 def _picture(rgb: np.ndarray, what: str) -> str:

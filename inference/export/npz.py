@@ -31,8 +31,9 @@ def save_npz(scene: Scene, path: Path, *, compressed: bool = False) -> Path:
         cam_from_world (N, 4, 4); original_size, stored_size, network_size (N, 2) as height, width;
         exif_orientation (N,); network_from_original (N, 3, 3); valid_box (N, 4); component (N,), -1
         for none; depth_<i> (H, W) float32 with NaN, confidence_<i> float32, rgb_<i> uint8, all
-        three at network size; tracks_<field>, if there are any; meta: JSON with the scale, the
-        report and the version.
+        three at network size; expected_error_<i> float32 likewise, where the checkpoint is
+        calibrated; tracks_<field>, if there are any; meta: JSON with the scale, the report, the
+        calibration and the version.
 
     Args:
         scene: what to write.
@@ -49,6 +50,7 @@ def save_npz(scene: Scene, path: Path, *, compressed: bool = False) -> Path:
         "scale": scene.scale,
         "min_confidence": scene.min_confidence,
         "report": scene.report.to_dict(),
+        "calibration": None if scene.calibration is None else scene.calibration.to_dict(),
     }
     arrays: dict[str, Any] = {
         "meta": np.array(json.dumps(meta, default=str)),
@@ -67,6 +69,9 @@ def save_npz(scene: Scene, path: Path, *, compressed: bool = False) -> Path:
         arrays[f"depth_{i:05d}"] = view.depth.astype(np.float32)
         arrays[f"confidence_{i:05d}"] = view.confidence.astype(np.float32)
         arrays[f"rgb_{i:05d}"] = view.rgb
+        error = None if view.camera is None else scene.expected_error(i)
+        if error is not None:
+            arrays[f"expected_error_{i:05d}"] = error
     if scene.tracks is not None:
         arrays |= {f"tracks_{key}": getattr(scene.tracks, key) for key in _TRACK_FIELDS}
     write = np.savez_compressed if compressed else np.savez
@@ -121,6 +126,7 @@ def load_npz(path: Path) -> Scene:
 
 
 def _to_scene(data: dict[str, np.ndarray], meta: dict[str, Any]) -> Scene:
+    from ..calibration import Calibration
     from ..report import SceneReport
     from ..scene import Scene, SceneView, Tracks
 
@@ -145,6 +151,7 @@ def _to_scene(data: dict[str, np.ndarray], meta: dict[str, Any]) -> Scene:
         )
     component = data["component"]
     groups = [np.flatnonzero(component == k).tolist() for k in range(component.max(initial=-1) + 1)]
+    stated = meta.get("calibration")
     tracks = None
     if "tracks_points" in data:
         tracks = Tracks(**{key: data[f"tracks_{key}"] for key in _TRACK_FIELDS})
@@ -155,6 +162,7 @@ def _to_scene(data: dict[str, np.ndarray], meta: dict[str, Any]) -> Scene:
         report=SceneReport.from_dict(meta["report"]),
         tracks=tracks,
         min_confidence=float(meta["min_confidence"]),
+        calibration=Calibration.from_dict(stated) if stated else None,
     )
 
 

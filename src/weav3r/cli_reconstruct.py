@@ -52,6 +52,10 @@ def reconstruct(
     min_confidence: Annotated[
         float | None, typer.Option(help="Leave out points below this confidence.")
     ] = None,
+    max_error: Annotated[
+        float | None,
+        typer.Option(help="Leave out points whose expected relative error is larger, e.g. 0.05."),
+    ] = None,
     job: Annotated[
         Path | None,
         typer.Option(help="Folder that remembers the work: a killed run goes on from there."),
@@ -76,7 +80,10 @@ def reconstruct(
 
     source = _photos_or_example(photos, example)
     chosen = check_target(out, format)  # fail before the long work, not after it
-    _check_selection(chosen, min_confidence, clean or no_sky)
+    masked = clean or no_sky or max_error is not None
+    _check_selection(chosen, min_confidence, masked)
+    if max_error is not None and not max_error > 0:
+        raise ValueError(f"--max-error is a share of the depth, above 0, got {max_error:g}")
     check_writable(out, "--output")
     if report is not None:
         check_writable(report, "--report")
@@ -107,8 +114,8 @@ def reconstruct(
         options["format"] = format
     if min_confidence is not None:
         options["min_confidence"] = min_confidence
-    if clean or no_sky:
-        options["masks"] = scene.masks(consistent=clean, sky=no_sky)
+    if masked:
+        options["masks"] = scene.masks(consistent=clean, sky=no_sky, max_error=max_error)
     scene.save(out, **options)
     if html is not None:
         scene.save(html)
@@ -171,7 +178,7 @@ def _check_selection(format: str, min_confidence: float | None, masked: bool) ->
     """Refuse choices of points for formats that hold all points, or none."""
     if masked and format not in ("glb", "ply", "nerfstudio"):
         raise ValueError(
-            f"--clean and --no-sky choose points of .glb, .ply and .json, not {format}"
+            f"--clean, --no-sky and --max-error choose points of .glb, .ply and .json, not {format}"
         )
     if min_confidence is not None and format in ("npz", "html"):
         raise ValueError(f"--min-confidence chooses points; {format} has no place for that choice")

@@ -20,7 +20,7 @@ class ViewBatch:
     Attributes:
         images: RGB in [-1, 1], as a camera would store them.
         K: intrinsics in pixels at the size of `images`.
-        world_from_cam: camera poses; lengths in metres.
+        world_from_cam: camera poses; lengths in metres (see `metric`).
         depth: z along the camera axis in metres; 0 where invalid.
         valid: True where depth and pointmap may be used (False in the sky).
         pointmap_world: the 3D point of each pixel in the world frame; zeros where invalid.
@@ -30,6 +30,7 @@ class ViewBatch:
         overlap: `overlap[b, i, j]`, the share of view i's valid pixels that view j sees, or None
             where it is unknown.
         kind: index of the scene family (see the data set that made it), or None.
+        metric: scenes whose unit is the metre; None = all of them.
     """
 
     images: Float[Tensor, "b v 3 h w"]
@@ -42,6 +43,7 @@ class ViewBatch:
     seeds: Int[Tensor, " b"]
     overlap: Float[Tensor, "b v v"] | None = None
     kind: Int[Tensor, " b"] | None = None
+    metric: Bool[Tensor, " b"] | None = None
 
     @property
     def batch_size(self) -> int:

@@ -1,4 +1,4 @@
-"""The commands `weav3r data ...`: scenes and textures for training."""
+"""The commands `weav3r data ...`: data sets, generated scenes and textures for training."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from .cli_options import console, output
+from .cli_options import check_writable, console, output
 
-app = typer.Typer(help="Training data: scenes and textures.", no_args_is_help=True)
+app = typer.Typer(
+    help="Training data: data sets, generated scenes and textures.", no_args_is_help=True
+)
+
+_Folder = Annotated[Path, typer.Argument(help="Folder of the data set, in any known layout.")]
+_Layout = Annotated[str | None, typer.Option(help="Layout of the folder; default: by its looks.")]
 
 
 @app.command("sheet")
@@ -63,3 +69,57 @@ def data_textures(
     for source, reason in report.skipped.items():
         console.print(f"skipped {source}: {reason}", highlight=False, markup=False)
     output.print(f"wrote {folder}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command("import")
+def data_import(
+    layout: Annotated[
+        str, typer.Argument(help="What SOURCE is: colmap, nerfstudio, rgbd, scannet, ...; or auto.")
+    ],
+    source: Annotated[Path, typer.Argument(help="Folder to read.")],
+    destination: Annotated[Path, typer.Argument(help="New folder to write, in our layout.")],
+) -> None:
+    """Copy a data set into our layout, with its cameras in our conventions."""
+    from .datasets.layout import write_layout
+    from .datasets.layouts import open_data_set
+
+    check_writable(destination, "DESTINATION")
+    found = open_data_set(source, None if layout == "auto" else layout)
+    copy = write_layout(found, destination)
+    _say(f"{len(copy)} photos of {len(copy.scenes)} scenes, from {found.layout}", console)
+    _say(f"wrote {destination}; look at it with: weav3r data check {destination}", output)
+
+
+@app.command("pairs")
+def data_pairs(
+    folder: _Folder,
+    out: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; default: in FOLDER.")
+    ] = None,
+    low: Annotated[float, typer.Option(help="Least overlap of a pair, the worse way.")] = 0.1,
+    high: Annotated[float, typer.Option(help="Greatest overlap, against near copies.")] = 0.98,
+    per_view: Annotated[int, typer.Option(help="Most partners of a photo.")] = 40,
+    layout: _Layout = None,
+) -> None:
+    """Find the pairs of photos that see the same places, by depth or by common points."""
+    from .datasets.covisibility import mine_pairs
+    from .datasets.layout import PAIRS
+    from .datasets.layouts import open_data_set
+    from .datasets.pair_table import save_pairs
+
+    path = out or folder / PAIRS
+    check_writable(path, "--output")
+    data = open_data_set(folder, layout)
+    pairs = mine_pairs(
+        data,
+        low,
+        high,
+        per_view=per_view,
+        progress=lambda scene, count: _say(f"{scene}: {count} pairs", console),
+    )
+    save_pairs(pairs, [view.key for view in data.views], path)
+    _say(f"wrote {path} with {len(pairs)} pairs", output)
+
+
+def _say(line: str, where: Console) -> None:
+    where.print(line, highlight=False, markup=False, soft_wrap=True)

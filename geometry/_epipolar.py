@@ -131,7 +131,7 @@ class Parameters:
     def moved(self, x: Float64Array) -> Float64Array:
         """cam2_from_cam1 with unit translation."""
         result = np.eye(4)
-        result[:3, :3] = _rotation(x[:3]) @ self.pose[:3, :3]
+        result[:3, :3] = moved_rotation(x[:3]) @ self.pose[:3, :3]
         result[:3, 3] = self.translation + x[3:5] @ self.tangent
         result[:3, 3] /= np.linalg.norm(result[:3, 3])
         return result
@@ -275,7 +275,7 @@ def _minimise_cauchy(
     return x
 
 
-def _rotation(vector: Float64Array) -> Float64Array:
+def moved_rotation(vector: Float64Array) -> Float64Array:
     """Rotation matrix of a rotation vector in radians (Rodrigues)."""
     angle = float(np.sqrt(vector @ vector))
     x, y, z = vector

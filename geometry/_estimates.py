@@ -67,7 +67,7 @@ class RelativePoseEstimate:
             - "planar": one plane explains nearly all matches, and then often two poses do; see
               `alternatives`.
             - "small_baseline": there is parallax, but the direction of the translation is uncertain
-              by more than 10 degrees, or the matches hardly differ from those of a rotation.
+              by more than 12 degrees.
             - "rotation": no translation is needed to explain the matches.
             - "too_few_matches": no pose; there are not enough matches to try.
             - "no_common_motion": no pose; no more matches agree than chance would make.

@@ -8,6 +8,7 @@ import numpy as np
 import pycolmap
 
 from ._colmap import set_ransac, subset, without_skew
+from ._direction import direction_spread_deg
 from ._epipolar import FocalPriors, depths, fit_rotation, pose_covariance, sampson_px
 from ._estimates import BoolArray, PoseKind, RelativePoseEstimate
 from ._evidence import line_chance, log10_false_alarms, point_chance, robust_sigma, witnesses
@@ -19,10 +20,13 @@ from .camera import Float64Array
 _DEGENERATE_SHARE = 0.9
 # One false pose in a thousand pairs of photos that have nothing in common.
 _LOG10_FALSE_ALARMS = -3.0
+# A point that moved in two dimensions is as likely as a Sampson distance, of one dimension, within
+# this factor of it.
+_TWO_DIMENSIONS = 1.77
 # Shifts that a rotation leaves, in units of those that the noise would leave: below the first no
-# translation is seen, below the second its direction is shaky.
-_NO_PARALLAX = 2.0
-_UNSURE_DIRECTION_DEG = 10.0
+# translation is seen; below the second its direction is looked at closely.
+_NO_PARALLAX, _AMPLE_PARALLAX = 1.5, 12.0
+_UNSURE_DIRECTION_DEG = 12.0
 
 
 def judge(
@@ -48,7 +52,7 @@ def judge(
         if _by_chance(problem, still, max_error_px, "rotation"):
             return _nothing(problem, still, max_error_px)
         return _turned(problem, pose, rotation, still, max_error_px)
-    kind: PoseKind = "small_baseline" if turned_only else "general"
+    kind: PoseKind = "general"
     others: tuple[Float64Array, ...] = ()
     candidates = [] if turned_only else _planar_poses(problem, use, max_error_px, seed)
     if candidates:
@@ -58,9 +62,13 @@ def judge(
     if _by_chance(problem, use, max_error_px, kind, 0 if priors is None else 1):
         return _nothing(problem, use, max_error_px)
     error = sampson_px(pose, problem.rays1[use], problem.rays2[use], problem.K1, problem.K2)
-    turn_deg, direction_deg = _spread(problem, pose, use, robust_sigma(error), priors)
-    # Noise looks like parallax, too, and so hides how little of it there is.
-    direction_deg *= parallax / np.sqrt(max(parallax**2 - 1, 1e-2))
+    sigma = robust_sigma(error)
+    turn_deg, direction_deg = _spread(problem, pose, use, sigma, priors)
+    if parallax < _AMPLE_PARALLAX:
+        rays = problem.rays1[use], problem.rays2[use]
+        crowd = _crowd(problem, use)
+        tried = direction_spread_deg(pose, *rays, problem.K1, problem.K2, sigma, crowd, seed)
+        direction_deg = max(direction_deg, tried)
     if kind == "general" and direction_deg > _UNSURE_DIRECTION_DEG:
         kind = "small_baseline"
     angle = depths(pose, problem.rays1[use], problem.rays2[use])[2]
@@ -91,7 +99,7 @@ def _as_rotation(
     turned = problem.rays1 @ rotation.T @ problem.K2.T
     with np.errstate(divide="ignore", invalid="ignore"):
         shift = np.linalg.norm(turned[:, :2] / turned[:, 2:] - problem.xy2, axis=1)
-    still = (shift < max_error_px) & (turned[:, 2] > 0)
+    still = (shift < _TWO_DIMENSIONS * max_error_px) & (turned[:, 2] > 0)
     if not use.any():
         return rotation, still, np.inf
     sigma = robust_sigma(sampson_px(pose, rays1, rays2, problem.K1, problem.K2))
@@ -138,7 +146,7 @@ def _by_chance(
     for xy, size in ((problem.xy1, problem.size1), (problem.xy2, problem.size2)):
         number, agreeing = witnesses(xy, use, size)
         line = max(line_chance(max_error_px, s) for s in (problem.size1, problem.size2))
-        point = point_chance(max_error_px, problem.size2)
+        point = point_chance(_TWO_DIMENSIONS * max_error_px, problem.size2)
         alarms = log10_false_alarms(
             number, agreeing, 5 + unknown_focals, 10 ** (1 + unknown_focals), line
         )
@@ -192,7 +200,7 @@ def _planar_poses(
 ) -> list[Float64Array]:
     """Poses of the homography that explains the inliers, none if none does."""
     options = pycolmap.RANSACOptions()
-    set_ransac(options, max_error_px, seed)
+    set_ransac(options, _TWO_DIMENSIONS * max_error_px, seed)
     options.max_num_trials = 1_000
     sample = subset(np.flatnonzero(use), seed, 1000)
     if len(sample) < 4:

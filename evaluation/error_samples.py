@@ -26,7 +26,9 @@ PROCEDURAL_SEED = 402_653_189
 PIXELS_PER_PHOTO = 2000
 MIN_PIXELS = 20
 _PHOTOS_OF_SCENE = (2, 2, 2, 3)  # in turn
-_OVERLAP = (0.3, 0.95)  # of neighbouring photos, as people take them
+_OVERLAP = (0.5, 0.95)  # of neighbouring photos, as people take them
+_FOV_DEG = (45.0, 75.0)  # along the long side; one camera takes all photos of a scene
+_GOLDEN = 0.6180339887  # its multiples are spread evenly, however many scenes there are
 _SIZE = (384, 512)
 
 TrueDepth = np.ndarray | SparseDepth | None
@@ -94,7 +96,9 @@ class ErrorSamples:
 def procedural_scenes(
     count: int, first: int = 0, seed: int = PROCEDURAL_SEED, textures: Path | None = None
 ) -> Iterator[TrueScene]:
-    """Render scenes of two or three photos, 512x384.
+    """Render scenes of two or three photos, 512x384, as one camera in one light would take them.
+
+    The scenes that training draws are harder: other cameras and other light from view to view.
 
     Args:
         count: how many.
@@ -108,8 +112,15 @@ def procedural_scenes(
     bank = default_bank(textures)
     for index in range(first, first + count):
         photos = _PHOTOS_OF_SCENE[index % len(_PHOTOS_OF_SCENE)]
+        fov = _FOV_DEG[0] + (index * _GOLDEN) % 1.0 * (_FOV_DEG[1] - _FOV_DEG[0])
         source = ProceduralScenes(
-            *_SIZE, num_views=photos, seed=seed, textures=bank, overlap=_OVERLAP
+            *_SIZE,
+            num_views=photos,
+            seed=seed,
+            textures=bank,
+            overlap=_OVERLAP,
+            fov_deg=(fov, fov),
+            relight_chance=0.0,
         )
         views = source.batch(index, 1)
         pixels = ((views.images[0].permute(0, 2, 3, 1).numpy() + 1) * 127.5).round()

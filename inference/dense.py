@@ -79,7 +79,8 @@ def choose_neighbours(
         if i not in cameras or j not in cameras or len(points) < 8:
             continue
         a, b = cameras[i].center - points, cameras[j].center - points
-        cosine = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
+        lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+        cosine = (a * b).sum(-1) / np.maximum(lengths, 1e-300)  # a point in a camera has no angle
         angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
         weight = np.minimum(angle / 5.0, 1.0) * np.exp(-((np.maximum(angle - 20, 0) / 15) ** 2))
         score = float(weight.sum())

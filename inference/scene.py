@@ -218,8 +218,8 @@ class Scene:
         """
         i = self.index(image)
         members = next((group for group in self.components if i in group), [i])
-        others = [self._network_camera(k) for k in members if k != i]
-        return depth_steps(self._network_camera(i), others, self.depth(i))
+        others = [self.network_camera(k) for k in members if k != i]
+        return depth_steps(self.network_camera(i), others, self.depth(i))
 
     def expected_error(self, image: int | str, original: bool = False) -> np.ndarray | None:
         """(H, W) float32 expected relative error of each depth, NaN where there is none.
@@ -320,7 +320,7 @@ class Scene:
         if consistent:
             for members in self.components:
                 surfaces = {
-                    i: Surface(self._network_camera(i), self.views[i].depth, self.confidence(i))
+                    i: Surface(self.network_camera(i), self.views[i].depth, self.confidence(i))
                     for i in members
                 }
                 found.append(consistency_masks(surfaces, tolerance))
@@ -340,7 +340,7 @@ class Scene:
             )
         return error <= max_error
 
-    def _network_camera(self, i: int) -> Camera:
+    def network_camera(self, i: int) -> Camera:
         view = self.views[i]
         height, width = view.depth.shape
         return Camera(view.K_network, _placed(view).cam_from_world, height, width)

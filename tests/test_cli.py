@@ -263,3 +263,12 @@ def test_choices_that_make_no_sense_fail_before_the_work(
     monkeypatch.setattr(weav3r, "reconstruct", None, raising=False)
     outcome = run("reconstruct", "--example", "toy", *arguments)
     assert outcome.status == 2 and message in outcome.err
+
+
+def test_own_photos_are_judged_without_ground_truth(run: Run, tmp_path: Path) -> None:
+    photos = weav3r.example_photos()["toy"]
+    outcome = run("evaluate", photos, "--no-ground-truth", "--size", 128, "-o", tmp_path / "own")
+    assert outcome.status == 0 and "# Self-consistency of the photos" in outcome.out
+    assert (tmp_path / "own" / "self-consistency.json").is_file()
+    refused = run("evaluate", photos, "--no-ground-truth", "--sets", "x")
+    assert refused.status == 2 and "leave --sets and --scenes out" in refused.err

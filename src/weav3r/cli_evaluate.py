@@ -13,15 +13,48 @@ from .cli_options import DeviceOption, SizeOption, check_writable, console, outp
 
 
 def evaluate(
-    root: Annotated[Path, typer.Argument(help="Folder with sets/ in the plain layout.")],
+    root: Annotated[
+        Path,
+        typer.Argument(help="Folder with sets/ in the plain layout; or photos, see below."),
+    ],
     sets: Annotated[str | None, typer.Option(help="Comma-separated; default: all.")] = None,
     methods: Annotated[
-        str, typer.Option(help="Comma-separated: checkpoints, sift, sift@SIZE.")
+        str,
+        typer.Option(help="Comma-separated: checkpoints, sift, sift@SIZE, module:function."),
     ] = "weav3r-small,sift",
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="A checkpoint, instead of --methods.")
+    ] = None,
+    layout: Annotated[
+        str,
+        typer.Option(
+            help="Of the data set: plain, scannet1500, megadepth1500, co3d, re10k, eth3d, dtu, "
+            "imc, mapfree, strecha, 7scenes, cambridge, aachen."
+        ),
+    ] = "plain",
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="pairs, localization, or both with a comma; default: by layout."),
+    ] = None,
+    top_k: Annotated[int, typer.Option(help="Photos of the map that a query is matched with.")] = 5,
+    unknown_focal: Annotated[
+        bool, typer.Option("--unknown-focal", help="Localise without the true intrinsics.")
+    ] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Results of an earlier run to compare with, if made the same way."),
+    ] = None,
     scenes: Annotated[
         str | None,
         typer.Option(help="Reconstruct whole scenes instead: names from scenes.json, or all."),
     ] = None,
+    no_ground_truth: Annotated[
+        bool,
+        typer.Option(
+            "--no-ground-truth",
+            help="Take a folder of any photos, and say how far they agree with themselves.",
+        ),
+    ] = False,
     size: SizeOption = None,
     offline: OfflineOption = False,
     device: DeviceOption = "auto",
@@ -29,16 +62,38 @@ def evaluate(
         "evaluation-results"
     ),
 ) -> None:
-    """Measure pose, match and depth accuracy on photos with ground truth."""
-    from .evaluation.runner import Progress, evaluate_pairs
-    from .evaluation.scenes import SceneMethod, evaluate_scenes
-    from .evaluation.sift import SiftMethod
+    """Measure pose, match and depth accuracy on photos with ground truth, or judge any photos."""
+    if no_ground_truth:
+        if sets is not None or scenes is not None:
+            raise ValueError(
+                "--no-ground-truth takes a folder of photos; leave --sets and --scenes out"
+            )
+        _judge_own(root, model or methods, size, device, out)
+        return
+    from .cli_evaluate_sets import SetRun, check_run, evaluate_sets
+    from .evaluation.datasets import MAP_LAYOUTS
+    from .evaluation.protocol import compare_with_earlier
+    from .evaluation.scene_comparison import compare_scenes
     from .inference.progress import make_progress
-    from .inference.two_view import PairMatcher
 
-    names = [m.strip() for m in methods.split(",")]
-    for name in names:
-        prepare_model(name)
+    check_writable(out, "--output")
+    names = [m.strip() for m in (model or methods).split(",")]
+    if tasks is None:
+        tasks = "localization" if layout in MAP_LAYOUTS else "pairs"
+    run = SetRun(
+        root=root,
+        layout=layout,
+        tasks=tuple(task.strip() for task in tasks.split(",")),
+        sets=None if sets is None else [s.strip() for s in sets.split(",")],
+        methods=tuple(names),
+        size=size,
+        device=device,
+        top_k=top_k,
+        unknown_focal=unknown_focal,
+    )
+    check_run(run)
+    if against is not None and scenes is not None:
+        raise ValueError("--against compares runs of --tasks, not of --scenes; leave one out")
     with make_progress(True) as show, ExitStack() as stack:
         advance, shown = None, 0
 
@@ -50,34 +105,39 @@ def evaluate(
             shown = done
 
         if scenes is not None:
-            model = next(name for name in [*names, "weav3r-small"] if not name.startswith("sift"))
-            report: Any = evaluate_scenes(
+            for name in names:
+                prepare_model(name)
+            report: Any = compare_scenes(
                 root,
                 None if scenes == "all" else [s.strip() for s in scenes.split(",")],
-                SceneMethod(model, device=device, size=size, progress=False),
+                {name: _scene_method(name, device, size) for name in names},
                 progress=lambda done, total, _: to(done, total, "scenes"),
             )
+            if len(names) == 1:
+                report = report.reports[names[0]]
+            reports: list[Any] = [report]
         else:
-            chosen: dict[str, Any] = {}
-            for name in names:
-                if name == "sift":
-                    chosen[name] = SiftMethod()
-                elif name.startswith("sift@"):
-                    chosen[name] = SiftMethod(max_size=_number(name.removeprefix("sift@"), name))
-                else:
-                    chosen[name] = PairMatcher(name, device=device, size=size)
+            reports = list(evaluate_sets(run, show.stage))
+    for report in reports:
+        report.write(out)
+        output.print(report.to_markdown(), highlight=False, markup=False, soft_wrap=True)
+        if against is not None:
+            table = compare_with_earlier(report, against)
+            output.print(f"\n{table}", highlight=False, markup=False, soft_wrap=True)
 
-            def show_pair(state: Progress) -> None:
-                to(state.done, state.total, "pairs")
 
-            report = evaluate_pairs(
-                root,
-                None if sets is None else [s.strip() for s in sets.split(",")],
-                chosen,
-                progress=show_pair,
-            )
-    report.write(out)
+def _judge_own(photos: Path, methods: str, size: int | None, device: str, out: Path) -> None:
+    from .evaluation.own_photos import judge_photos
+    from .models.loading import load_model
+
+    check_writable(out, "--output")
+    names = [name.strip() for name in methods.split(",")]
+    model = next(name for name in [*names, "weav3r-small"] if not name.startswith("sift"))
+    prepare_model(model)
+    report = judge_photos(photos, load_model(model, device=device), size=size, progress=True)
     output.print(report.to_markdown(), highlight=False, markup=False, soft_wrap=True)
+    for path in report.write(out):
+        output.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 def benchmark(
@@ -132,6 +192,17 @@ def benchmark(
     if json_ is not None:
         report.write(json_)
         output.print(f"wrote {json_}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _scene_method(name: str, device: str, size: int | None) -> Any:
+    from .evaluation.scenes import SceneMethod
+    from .evaluation.sift_scenes import SiftSceneMethod
+
+    if name == "sift":
+        return SiftSceneMethod()
+    if name.startswith("sift@"):
+        return SiftSceneMethod(max_size=_number(name.removeprefix("sift@"), name))
+    return SceneMethod(name, device=device, size=size, progress=False)
 
 
 def _number(text: str, where: str) -> int:

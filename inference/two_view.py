@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..geometry.pose import RelativePoseEstimate, relative_pose, relative_pose_unknown_focal
+from ..geometry.pose import RelativePoseEstimate
 from ..models.loading import load_model
 from ..models.two_view import TwoViewModel
-from .defaults import inference_size
+from .defaults import inference_size, predicts_metres
 from .images import View, load_images
-from .matching.descriptors import Matches, MatchingOptions, match_pair, merge_matches
-from .predict import Precision, encode_views, predict_pairs
+from .matching.coarse_to_fine import CoarseToFineOptions, match_crops
+from .matching.descriptors import Matches
+from .matching.methods import Matcher, MatcherOptions, match_views, matcher_options
+from .matching.warp import Warp, warp_views
+from .predict import PairResult, Precision, encode_views, predict_pairs
+from .relative_pose import FocalSharing, describe_pose, pose_of_pair
 
 
 @dataclass(frozen=True)
@@ -25,11 +30,15 @@ class PairMatch:
     Attributes:
         view1, view2: the photos as the network saw them, with their ledgers.
         matches: corresponding points, surest first.
+        result: what the network predicted for both, at network resolution.
+        metric: whether its pointmaps are in metres.
     """
 
     view1: View
     view2: View
     matches: Matches
+    result: PairResult | None = field(default=None, repr=False)
+    metric: bool = False
 
     @property
     def xy1(self) -> np.ndarray:
@@ -43,55 +52,68 @@ class PairMatch:
 
     @property
     def confidence(self) -> np.ndarray:
-        """(N,) float32 in (0, 1]."""
+        """(N,) float32, higher is surer; see `Matches`."""
         return self.matches.confidence
+
+    def warp(self, reverse: bool = False) -> Warp:
+        """Where each pixel of the first photo is in the second, and how sure that is.
+
+        Args:
+            reverse: True is from the second photo to the first.
+
+        Returns:
+            `xy` (H, W, 2) and `certainty` (H, W), both in original pixels.
+
+        Raises:
+            ValueError: if this pair was made without the network's result, or the checkpoint has no
+                descriptors and its pointmaps determine no camera.
+        """
+        if self.result is None:
+            raise ValueError("a warp needs the network's result; make the pair with weav3r.match")
+        return warp_views(self.result, self.view1, self.view2)[int(reverse)]
 
     def relative_pose(
         self,
         K1: np.ndarray | None = None,
         K2: np.ndarray | None = None,
         max_error_px: float | None = None,
+        focal: FocalSharing = "auto",
     ) -> RelativePoseEstimate:
         """Pose of the second camera relative to the first, from the matches.
 
         Args:
-            K1, K2: (3, 3) intrinsics in original pixels. Without them one focal length, common to
-                both photos, is estimated with the principal points at the centres.
+            K1, K2: (3, 3) intrinsics in original pixels. Without them focal lengths are estimated,
+                starting from EXIF or the network, with the principal points at the centres.
             max_error_px: inlier threshold in original pixels; default: 1.5 pixels of the network's
                 input.
+            focal: whether unknown focal lengths are one ("shared") or two ("separate"); "auto": one
+                if the photos have equal sizes and EXIF focal lengths.
 
         Returns:
-            `cam2_from_cam1` with a translation of unit length, and the inliers; falsy, with a
-            `reason`, when there is none.
+            `cam2_from_cam1` and the inliers. The translation is in metres for a metric checkpoint
+            (`metric`), otherwise of length 1, and zero where the camera only turned. `kind` and
+            `caveat` name what the photos leave open; falsy, with a `reason`, when there is no pose.
 
         Raises:
-            ValueError: if only one of K1 and K2 is given.
+            ValueError: if only one of K1 and K2 is given, or `focal` is unknown.
         """
-        if (K1 is None) != (K2 is None):
-            raise ValueError("give both K1 and K2, or neither")
-        size1, size2 = self.view1.ledger.original_size, self.view2.ledger.original_size
-        if max_error_px is None:
-            max_error_px = 1.5 * max(self.view1.pixel_scale, self.view2.pixel_scale)
-        if K1 is None or K2 is None:
-            return relative_pose_unknown_focal(self.xy1, self.xy2, size1, size2, max_error_px)
-        return relative_pose(self.xy1, self.xy2, K1, K2, size1, size2, max_error_px)
+        return pose_of_pair(
+            *(self.matches, self.view1, self.view2, K1, K2),
+            max_error_px=max_error_px,
+            focal=focal,
+            result=self.result,
+            metric=self.metric,
+        )
 
-    def summary(self) -> str:
-        """A few lines for the terminal."""
-        lines = [f"{self.view1.name} - {self.view2.name}: {len(self.matches)} matches"]
-        estimate = self.relative_pose()
-        if not estimate:
-            lines.append(f"no camera motion: {estimate.reason}")
-        else:
-            rotation = estimate.cam2_from_cam1[:3, :3]
-            angle = np.degrees(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1)))
-            x, y, z = estimate.cam2_from_cam1[:3, 3]
-            lines.append(
-                f"{estimate.num_inliers} agree with one camera motion ({estimate.kind}): rotation "
-                f"{angle:.1f} deg, direction ({x:.2f}, {y:.2f}, {z:.2f}), "
-                f"focal length {estimate.K1[0, 0]:.0f} px (estimated)"
-            )
-        return "\n".join(lines)
+    @cached_property
+    def _pose(self) -> RelativePoseEstimate:
+        return self.relative_pose()
+
+    def summary(self, K1: np.ndarray | None = None, K2: np.ndarray | None = None) -> str:
+        """A few lines for the terminal; arguments as for `relative_pose`."""
+        head = f"{self.view1.name} - {self.view2.name}: {len(self.matches)} matches"
+        found = self._pose if K1 is None and K2 is None else self.relative_pose(K1, K2)
+        return "\n".join([head, *describe_pose(found, estimated_focal=K1 is None)])
 
     def save(self, path: str | Path) -> None:
         """Write the matches as .npz or .csv, or draw them as .png; missing folders are made.
@@ -136,7 +158,7 @@ class PairMatch:
         canvas.paste(Image.fromarray(left), (0, 0))
         canvas.paste(Image.fromarray(right), (left.shape[1] + 8, 0))
         draw = ImageDraw.Draw(canvas, "RGBA")
-        inliers = self.relative_pose().inliers
+        inliers = self._pose.inliers
         chosen = np.linspace(0, len(self.matches) - 1, min(max_lines, len(self.matches)))
         chosen = np.unique(chosen.astype(int))
         a = self.view1.ledger.points_to_network(self.xy1[chosen])
@@ -157,7 +179,9 @@ def match(
     size: int | None = None,
     precision: Precision = "float32",
     min_confidence: float = 0.0,
-    options: MatchingOptions | None = None,
+    matcher: Matcher | None = None,
+    options: MatcherOptions | None = None,
+    coarse_to_fine: bool | CoarseToFineOptions = False,
 ) -> PairMatch:
     """Match two photos.
 
@@ -168,28 +192,64 @@ def match(
         size: long side of the network's input in pixels; default: the best measured for the model.
         precision: of the network's matrix products, see `reconstruct`.
         min_confidence: matches below are dropped.
-        options: see `MatchingOptions`.
+        matcher: "anchors" (the default with descriptors; a regular grid, both network orders
+            joined), "reciprocal" (exact reciprocal nearest neighbours), "gated" (the same, searched
+            where the pointmaps allow first) or "pointmaps" (nearest points in space; the default
+            without descriptors).
+        options: of the matcher: `MatchingOptions`, `ReciprocalOptions` or `PointmapOptions`.
+        coarse_to_fine: look at the photos at up to three times the network's size, in overlapping
+            crops; True or `CoarseToFineOptions`. The network runs once for each pair of crops.
 
     Returns:
         Matches in original pixels.
 
     Raises:
-        FileNotFoundError, ValueError: a photo is missing or unusable; the message names it.
+        FileNotFoundError, ValueError: a photo is missing or unusable; the message names it. Or the
+            matcher does not exist or needs descriptors that the checkpoint does not predict.
     """
     if not isinstance(model, TwoViewModel):
         model = load_model(model, device=device)
-    loaded = load_images(
-        [Path(image1), Path(image2)],
-        size=inference_size(model) if size is None else size,
-        patch_size=model.config.patch_size,
-    )
-    if loaded.skipped:
-        raise ValueError("; ".join(str(problem) for problem in loaded.skipped))
-    view1, view2 = loaded.views
+    options = matcher_options(matcher, options, model.config.descriptor_dim > 0)
+    size = inference_size(model) if size is None else size
+    view1, view2 = _load_pair(image1, image2, (size, size), model.config.patch_size)
     encoded = encode_views(model, [view1, view2], precision=precision)
     result = next(predict_pairs(model, encoded, [(0, 1)], precision=precision))
-    matches = merge_matches(*match_pair(result, view1, view2, options))
-    return PairMatch(view1, view2, matches.select(matches.confidence >= min_confidence))
+    matches = match_views(result, view1, view2, options, model.device)
+    if coarse_to_fine:
+        fine = CoarseToFineOptions() if coarse_to_fine is True else coarse_to_fine
+        sizes = _fine_sizes(view1, view2, size, fine.detail)
+        if max(sizes) > size:
+            photos = _load_pair(image1, image2, sizes, model.config.patch_size)
+            crops = match_crops(model, *photos, matches, size, fine, options, precision)
+            matches = crops if len(crops) else matches
+    kept = matches.select(matches.confidence >= min_confidence)
+    return PairMatch(view1, view2, kept, result, metric=predicts_metres(model.config))
+
+
+def _load_pair(
+    image1: str | Path, image2: str | Path, sizes: tuple[int, int], patch_size: int
+) -> tuple[View, View]:
+    """Both photos, each with its own long side.
+
+    Raises:
+        FileNotFoundError, ValueError: one is missing or unusable, or both are the same.
+    """
+    views: list[View] = []
+    for size in dict.fromkeys(sizes):
+        loaded = load_images([Path(image1), Path(image2)], size=size, patch_size=patch_size)
+        if loaded.skipped:
+            raise ValueError("; ".join(str(problem) for problem in loaded.skipped))
+        views += loaded.views
+    return views[0], views[-1]
+
+
+def _fine_sizes(view1: View, view2: View, size: int, detail: float) -> tuple[int, int]:
+    """Long sides at which photos are cut into crops: never more than they have, nor than asked."""
+    most = int(detail * size)
+    first, second = (
+        max(size, min(most, max(view.ledger.original_size))) for view in (view1, view2)
+    )
+    return first, second
 
 
 class PairMatcher:
@@ -201,13 +261,23 @@ class PairMatcher:
         *,
         device: str = "auto",
         size: int | None = None,
-        options: MatchingOptions | None = None,
+        matcher: Matcher | None = None,
+        options: MatcherOptions | None = None,
+        coarse_to_fine: bool | CoarseToFineOptions = False,
     ) -> None:
         self.model = model if isinstance(model, TwoViewModel) else load_model(model, device=device)
         self.size = size
-        self.options = options
+        self.options = matcher_options(matcher, options, self.model.config.descriptor_dim > 0)
+        self.coarse_to_fine = coarse_to_fine
 
     def __call__(self, image1: str | Path, image2: str | Path) -> Matches:
         """Match two photos; see `match`."""
-        pair = match(image1, image2, self.model, size=self.size, options=self.options)
+        pair = match(
+            image1,
+            image2,
+            self.model,
+            size=self.size,
+            options=self.options,
+            coarse_to_fine=self.coarse_to_fine,
+        )
         return pair.matches

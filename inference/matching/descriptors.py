@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..images import View
 from ..predict import PairResult
+from .subpixel import peak_offsets, window_scores
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,24 @@ def _match(
     return xy1, xy2, confidence[keep]
 
 
+def search_everywhere(
+    descriptors1: Tensor, descriptors2: Tensor, step: int
+) -> tuple[Tensor, Tensor]:
+    """Compare every `step`-th pixel of image 1 with the whole of image 2.
+
+    Returns:
+        Two (R, C, 2) integer maps of (row, column): the grid in image 1, and the best pixels in
+        image 2.
+    """
+    options = MatchingOptions(step=step)
+    smooth1, smooth2 = (_averaged(d, options.search_window) for d in (descriptors1, descriptors2))
+    anchors = _grid(descriptors1, step, 0)
+    coarse, _ = _search(_gather(smooth1, anchors), smooth2, options)
+    best, _ = _refine(_gather(descriptors1, anchors), descriptors2, coarse, options.search_stride)
+    rows = len(anchors[:, 0].unique())
+    return anchors.view(rows, -1, 2), best.view(rows, -1, 2)
+
+
 def match_pair(
     result: PairResult,
     view1: View,
@@ -244,30 +263,13 @@ def _refine(
     """Best full-resolution position within `radius` of `positions`, and the sub-pixel offset there.
 
     Returns:
-        (N, 2) integer (row, column), and (N, 2) float offsets (x, y) in [-0.5, 0.5] from a parabola
-        through the scores of the neighbours.
+        (N, 2) integer (row, column), and (N, 2) float offsets (x, y), see `peak_offsets`.
     """
-    height, width = target.shape[:2]
     span = torch.arange(-radius, radius + 1, device=target.device)
     shifts = torch.stack(torch.meshgrid(span, span, indexing="ij"), -1).reshape(-1, 2)
-    limit = torch.tensor([height - 1, width - 1], device=target.device)
-
-    def scores(centres: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
-        window = (centres[:, None] + moves[None]).clamp(min=0)
-        window = torch.minimum(window, limit)  # (N, S, 2)
-        similarity = torch.einsum("nd,nsd->ns", queries, target[window[..., 0], window[..., 1]])
-        return window, similarity
-
-    window, similarity = scores(positions, shifts)
+    window, similarity = window_scores(queries, target, positions, shifts)
     choice = similarity.argmax(dim=1)
     best = window[torch.arange(len(window), device=target.device), choice]
-    best = torch.minimum(best.clamp(min=1), limit - 1)
-    cross = torch.tensor([[0, 0], [0, -1], [0, 1], [-1, 0], [1, 0]], device=target.device)
-    _, score = scores(best, cross)
-    centre, left, right, above, below = score.unbind(1)
-
-    def parabola(low: Tensor, high: Tensor) -> Tensor:
-        curvature = (2 * centre - low - high).clamp(min=1e-6)
-        return (0.5 * (high - low) / curvature).clamp(-0.5, 0.5)
-
-    return best, torch.stack([parabola(left, right), parabola(above, below)], -1)
+    limit = torch.tensor(target.shape[:2], device=target.device) - 2
+    best = torch.minimum(best.clamp(min=1), limit)
+    return best, peak_offsets(queries, target, best)

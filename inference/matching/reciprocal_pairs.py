@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -28,6 +29,11 @@ class DescriptorMaps:
     descriptors2: Float[Tensor, "h2 w2 d"]
     confidence1: Float[Tensor, "h1 w1"]
     confidence2: Float[Tensor, "h2 w2"]
+
+    def to(self, device: torch.device | str) -> DescriptorMaps:
+        """The same maps on a device."""
+        maps = (self.descriptors1, self.descriptors2, self.confidence1, self.confidence2)
+        return DescriptorMaps(*(values.to(device) for values in maps))
 
 
 def match_directed(

@@ -21,6 +21,8 @@ from ..models.two_view import PairPrediction, TwoViewModel
 from ._sources import list_sources
 from .calibration import calibration_of
 from .cameras import Solution, Work, network_camera, solve_cameras
+from .cluster.connection import RayOptions
+from .cluster.job import Cluster, ClusterJob, start_cluster
 from .defaults import inference_defaults
 from .dense import (
     DepthMap,
@@ -50,6 +52,7 @@ from .sfm import MatchGraph, SfmOptions
 
 CameraRoad = Literal["auto", "matches", "pointmaps"]
 DepthRoad = Literal["auto", "sweep", "pointmaps"]
+Engine = Literal["local", "ray"] | RayOptions
 
 
 def reconstruct(
@@ -70,6 +73,7 @@ def reconstruct(
     precision: Precision = "float32",
     job: str | Path | JobStore | None = None,
     max_memory: str | int | None = None,
+    engine: Engine = "local",
     progress: bool | Callable[[str, int, int], None] = True,
 ) -> Scene:
     """Reconstruct cameras and dense geometry from photos of one place.
@@ -90,13 +94,18 @@ def reconstruct(
             back bit for bit; given poses set the world frame and its unit.
         focal_px: known focal length of all photos, in original pixels.
         matching, sfm, sweep: options of the stages.
-        batch_size: pairs decoded at once; halved when memory runs out.
+        batch_size: pairs decoded at once; halved when memory runs out. A processor takes them one
+            at a time.
         precision: of the network's matrix products, "bfloat16" and "float16" are faster on GPUs.
         job: a folder that remembers features, pairs and depth maps, so that the same call, killed
             at any moment, goes on to the same scene, and a later call with some other photos
-            computes only what is new; images and pairs then run one at a time.
+            computes only what is new. Images and pairs then run one at a time: no other way on a
+            processor; on a GPU the scene differs from a run without a job by rounding.
         max_memory: bound such as "8GB" that the work is arranged to keep, instead of `batch_size`;
             see `weav3r.inference.job.planner.plan`.
+        engine: "ray" encodes the images and decodes and matches the pairs on a Ray cluster, see
+            `weav3r.inference.cluster.connection.RayOptions`, which may be given instead; the scene
+            is that of a local run with a job, to the bit on equal processors.
         progress: False for silence, True for a bar in the terminal, or a function that receives
             (stage, done, total).
 
@@ -115,6 +124,8 @@ def reconstruct(
     known = as_known(known, focal_px)
     _check_choice("cameras", cameras, ("auto", "matches", "pointmaps"))
     _check_choice("depth", depth, ("auto", "sweep", "pointmaps"))
+    if not isinstance(engine, RayOptions):
+        _check_choice("engine", engine, ("local", "ray"))
     start = time.perf_counter()
     with make_progress(progress) as show, ExitStack() as stack:
         network = model
@@ -140,13 +151,20 @@ def reconstruct(
                 max_memory=max_memory,
                 calibrate=False,
             ).settings
-        if settings.resident is not None and job is None:
+        if network.device.type == "cpu":  # no slower there; and a job changes no bit
+            settings = replace(settings, encode_batch=1, pair_batch=1)
+        if (settings.resident is not None or engine != "local") and job is None:
             job = stack.enter_context(TemporaryDirectory(prefix="weav3r-job-"))
         store = JobStore(job) if isinstance(job, str | Path) else job
+        cluster = None
+        if engine != "local":
+            assert store is not None  # a cluster has at least a temporary one
+            options = engine if isinstance(engine, RayOptions) else RayOptions()
+            cluster = stack.enter_context(start_cluster(options, network, store, precision))
         loaded = _load(photos, size, network.config.patch_size, show)
         given = resolve(known, loaded.views)
         loaded = replace(loaded, views=with_masks(loaded.views, given))
-        work = _encode(network, loaded.views, graph, precision, settings, store, show)
+        work = _encode(network, loaded.views, graph, precision, settings, store, cluster, show)
         work.given = given
         work.warnings += given.warnings
         fit = settings.keeps_own_maps and _own_maps_fit(work)
@@ -215,6 +233,7 @@ def _encode(
     precision: Precision,
     settings: Settings,
     store: JobStore | None,
+    cluster: Cluster | None,
     show: Progress,
 ) -> Work:
     by_similarity = len(views) > 1 and reads_similarity(len(views), graph)
@@ -228,7 +247,9 @@ def _encode(
                 *(model, views, settings.encode_batch, advance), precision=precision, keep=keep
             )
         else:
-            work.encoded = work.job = Job(store, model, views, precision, keep, settings.resident)
+            arguments = store, model, views, precision, keep, settings.resident
+            work.job = Job(*arguments) if cluster is None else ClusterJob(cluster, *arguments)
+            work.encoded = work.job
             work.job.encode(advance)
     if by_similarity:
         with work.timed("choose pairs"):

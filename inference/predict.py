@@ -8,7 +8,7 @@ read.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, TypeVar, get_args
@@ -104,9 +104,6 @@ def predict_pairs(
         batch_size: pairs per batch; halved when the device runs out of memory.
         precision: of the matrix products; heads are always in float32.
     """
-    by_shape: dict[tuple, list[tuple[int, int]]] = defaultdict(list)
-    for i, j in pairs:
-        by_shape[(encoded[i].image_size, encoded[j].image_size)].append((i, j))
 
     def decode(chunk: list[tuple[int, int]]) -> tuple[PairPrediction, PairPrediction]:
         with torch.inference_mode(), mixed_precision(model.device, precision):
@@ -115,12 +112,27 @@ def predict_pairs(
                 EncodedImages.cat([encoded[j] for _, j in chunk]).stored_as(torch.float32),
             )
 
-    for same_shape in by_shape.values():
+    for same_shape in group_pairs(pairs, lambda i: encoded[i].image_size):
         for chunk, (forward, backward) in _in_batches(same_shape, batch_size, decode):
             forward, backward = _on_cpu(forward), _on_cpu(backward)
             for position, (i, j) in enumerate(chunk):
                 yield PairResult(i, j, forward.select(position), backward.select(position))
             del forward, backward  # not kept while the next batch is decoded
+
+
+def group_pairs(
+    pairs: Iterable[tuple[int, int]], size: Callable[[int], tuple[int, int]]
+) -> list[list[tuple[int, int]]]:
+    """Pairs of equal shapes together, otherwise in their order: that of the results.
+
+    Args:
+        pairs: of image indices.
+        size: (height, width) of an image.
+    """
+    by_shape: dict[tuple, list[tuple[int, int]]] = defaultdict(list)
+    for i, j in pairs:
+        by_shape[(size(i), size(j))].append((i, j))
+    return list(by_shape.values())
 
 
 def mixed_precision(device: torch.device, precision: Precision) -> AbstractContextManager[object]:

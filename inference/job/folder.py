@@ -25,7 +25,7 @@ from ...models.two_view import EncodedImages, TwoViewModel
 from ..alignment.pairs import GRID
 from ..dense import DepthMap
 from ..images import View
-from ..predict import Precision, mixed_precision, predict_pairs
+from ..predict import Precision, group_pairs, mixed_precision, predict_pairs
 from .evidence import PairEvidence, PairReader, evidence_from_tensors, evidence_to_tensors
 from .store import FORMAT, Arrays, JobStore, fingerprint
 
@@ -92,8 +92,8 @@ class Job(Sequence[EncodedImages]):
         encoded = self._remember(
             ("features", self._keys[index]),
             lambda: self._encode(index),
-            _features_to_tensors,
-            lambda tensors: _features_from_tensors(tensors, size, self.model.device),
+            features_to_tensors,
+            lambda tensors: features_from_tensors(tensors, size, self.model.device),
         )
         self._features[index] = encoded
         if self.resident is not None and len(self._features) > self.resident:
@@ -111,19 +111,9 @@ class Job(Sequence[EncodedImages]):
     def evidence(
         self, pairs: Sequence[tuple[int, int]], reader: PairReader
     ) -> Iterator[PairEvidence]:
-        """Evidence of pairs, in their order: what the folder holds, the rest decoded."""
-        options = None if reader.matching is None else asdict(reader.matching)
-        for i, j in pairs:
-            key = fingerprint(
-                *(self._keys[i], self._keys[j], self._ledgers[i], self._ledgers[j]),
-                *(GRID, options, reader.keeps_maps, reader.device.type),
-            )
-            yield self._remember(
-                ("pairs", key),
-                lambda pair=(i, j): self._decode(pair, reader),
-                evidence_to_tensors,
-                lambda tensors, pair=(i, j): evidence_from_tensors(*pair, tensors),
-            )
+        """Evidence of pairs, ordered as by `predict_pairs`: from the folder, the rest decoded."""
+        for pair in self._ordered(pairs):
+            yield self._evidence(pair, reader, lambda pair=pair: self._decode(pair, reader))
 
     def depth(
         self, images: Sequence[int], inputs: Any, compute: Callable[[], DepthMap]
@@ -143,16 +133,33 @@ class Job(Sequence[EncodedImages]):
         )
 
     def _encode(self, index: int) -> EncodedImages:
-        images = self.views[index].image[None].to(self.model.device)
-        with torch.inference_mode(), mixed_precision(self.model.device, self.precision):
-            encoded = self.model.encode(images)
-        if self.keep is not None:
-            encoded = encoded.stored_as(self.keep)
-        return replace(encoded, local=tuple(map(_channels_last, encoded.local)))
+        return encode_image(self.model, self.views[index].image, self.precision, self.keep)
 
     def _decode(self, pair: tuple[int, int], reader: PairReader) -> PairEvidence:
         results = predict_pairs(self.model, self, [pair], 1, self.precision)
         return next(reader.read_all(results))
+
+    def _ordered(self, pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        return [p for group in group_pairs(pairs, lambda i: self.views[i].size) for p in group]
+
+    def _pair_key(self, pair: tuple[int, int], reader: PairReader) -> str:
+        """Name what the evidence of a pair depends on."""
+        i, j = pair
+        options = None if reader.matching is None else asdict(reader.matching)
+        return fingerprint(
+            *(self._keys[i], self._keys[j], self._ledgers[i], self._ledgers[j]),
+            *(GRID, options, reader.keeps_maps, reader.device.type),
+        )
+
+    def _evidence(
+        self, pair: tuple[int, int], reader: PairReader, compute: Callable[[], PairEvidence]
+    ) -> PairEvidence:
+        return self._remember(
+            ("pairs", self._pair_key(pair, reader)),
+            compute,
+            evidence_to_tensors,
+            lambda tensors: evidence_from_tensors(*pair, tensors),
+        )
 
     def _remember(
         self,
@@ -172,15 +179,39 @@ class Job(Sequence[EncodedImages]):
         return made
 
 
-def _features_to_tensors(encoded: EncodedImages) -> Arrays:
+def encode_image(
+    model: TwoViewModel, image: Tensor, precision: Precision, keep: torch.dtype | None
+) -> EncodedImages:
+    """Features of one image, the same bits wherever it is computed.
+
+    Args:
+        model: the network.
+        image: (3, H, W), see `View`.
+        precision: of the matrix products.
+        keep: precision of the features; None: as the network gives them.
+    """
+    with torch.inference_mode(), mixed_precision(model.device, precision):
+        encoded = model.encode(torch.stack([image]).to(model.device))
+    if keep is not None:
+        encoded = encoded.stored_as(keep)
+    return replace(encoded, local=tuple(map(_channels_last, encoded.local)))
+
+
+def features_to_tensors(encoded: EncodedImages) -> Arrays:
+    """Flatten the features of one image for storage."""
     tensors = {"tokens": encoded.tokens, "positions": encoded.positions}
     local = {f"local.{k}": level.permute(0, 2, 3, 1) for k, level in enumerate(encoded.local)}
     return tensors | local
 
 
-def _features_from_tensors(
+def features_from_tensors(
     tensors: Arrays, size: tuple[int, int], device: torch.device
 ) -> EncodedImages:
+    """Inverse of `features_to_tensors`.
+
+    Raises:
+        KeyError: if a tensor is missing.
+    """
     levels = sum(name.startswith("local.") for name in tensors)
     return EncodedImages(
         tokens=tensors["tokens"].to(device),

@@ -13,7 +13,8 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,31 @@ class JobStore:
         path = self._path(kind, key)
         logger.warning("%s %s; it is computed again", path, reason)
         _delete(path)
+
+    @contextmanager
+    def sign(self) -> Iterator[str]:
+        """Leave a sign, as long as the block runs, that tells this folder from any other.
+
+        Yields:
+            What `find` wants on another machine, to open this folder if it is the same there.
+        """
+        name = secrets.token_hex(16)
+        path = self._path("sign", name).with_name(f"{_UNFINISHED}{name}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        except OSError as error:
+            logger.info("%s: %s", self.folder, error.strerror)
+        try:
+            yield name
+        finally:
+            _delete(path)
+
+    @staticmethod
+    def find(folder: Path, sign: str) -> JobStore | None:
+        """Open the folder in which another process left a sign; None where it cannot be seen."""
+        path = folder / "sign" / sign[:2] / f"{_UNFINISHED}{sign}"
+        return JobStore(folder) if path.exists() else None
 
     def size_bytes(self) -> int:
         """Size of all entries."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,9 @@ from .cli_options import (
     check_writable,
     output,
 )
+
+if TYPE_CHECKING:
+    from .inference.job.store import JobStore
 
 
 def reconstruct(
@@ -60,7 +63,21 @@ def reconstruct(
         Path | None,
         typer.Option(help="Folder that remembers the work: a killed run goes on from there."),
     ] = None,
+    max_disk: Annotated[
+        str | None,
+        typer.Option(help="Bound of the --job folder, as in 20GB: what is unused longest goes."),
+    ] = None,
     max_memory: MemoryOption = None,
+    engine: Annotated[str, typer.Option(help="local, or ray: the workers of a Ray cluster.")] = (
+        "local"
+    ),
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="Of a running Ray cluster; default: RAY_ADDRESS, else one of its own."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Of --engine ray; default: what the cluster holds.")
+    ] = None,
     clean: Annotated[
         bool, typer.Option("--clean", help="Leave out points that other photos contradict.")
     ] = False,
@@ -93,6 +110,8 @@ def reconstruct(
         check_writable(html, "--html")
     if job is not None:
         check_writable(job, "--job")
+    store = _job_store(job, max_disk)
+    where = _engine(engine, ray_address, workers)
     prepare_model(model)
     scene = weav3r.reconstruct(
         source,
@@ -105,8 +124,9 @@ def reconstruct(
         known=known,
         focal_px=focal,
         precision=precision,  # type: ignore[arg-type]
-        job=job,
+        job=store,
         max_memory=max_memory,
+        engine=where,
         progress=not quiet,
     )
     options: dict[str, Any] = {}
@@ -172,6 +192,28 @@ def _photos_or_example(photos: list[str] | None, example: str | None) -> Any:
         return bundled[example]
     assert photos is not None
     return photos[0] if len(photos) == 1 and Path(photos[0]).is_dir() else photos
+
+
+def _job_store(folder: Path | None, max_disk: str | None) -> JobStore | None:
+    from .inference.job.planner import parse_bytes
+    from .inference.job.store import JobStore
+
+    if folder is None:
+        if max_disk is not None:
+            raise ValueError("--max-disk bounds the folder of --job; name one")
+        return None
+    return JobStore(folder, None if max_disk is None else parse_bytes(max_disk))
+
+
+def _engine(name: str, address: str | None, workers: int | None) -> Any:
+    from .inference.cluster.connection import RayOptions, require_ray
+
+    if name == "ray":
+        require_ray()  # fail before the network is loaded
+        return RayOptions(address, workers)
+    if address is not None or workers is not None:
+        raise ValueError("--ray-address and --workers go with --engine ray")
+    return name
 
 
 def _check_selection(format: str, min_confidence: float | None, masked: bool) -> None:

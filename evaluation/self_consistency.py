@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from ..geometry.pose import RelativePoseEstimate, relative_pose, relative_pose_from_pointmaps
 from ..inference.cleaning import Surface, land
@@ -213,7 +213,7 @@ def repeated(forward: Matches, backward: Matches, scale1: float, scale2: float) 
     points = [np.concatenate([m.xy1, m.xy2], axis=1) / unit for m in (forward, backward)]
     found = 0
     for own, other in (points, points[::-1]):
-        distance, _ = cKDTree(other).query(own, p=np.inf, distance_upper_bound=1.0)
+        distance, _ = KDTree(other).query(own, p=np.inf, distance_upper_bound=1.0)
         found += int(np.isfinite(distance).sum())
     return found / (len(forward) + len(backward))
 

@@ -51,7 +51,7 @@ def samples(i: int, j: int, points: np.ndarray) -> PairSamples:
     seen = torch.from_numpy(points @ pose[:3, :3].T + pose[:3, 3])
     size = HEIGHT, WIDTH
     return PairSamples(
-        i, j, torch.stack([seen, seen]), torch.full((2, len(seen)), 3.0), (size,) * 2, 110.0
+        i, j, torch.stack([seen, seen]), torch.full((2, len(seen)), 3.0), (size, size), 110.0
     )
 
 
@@ -121,9 +121,11 @@ def test_true_pairs_are_good_and_wrong_ones_bad(judged):
     assert min(p.score for p in good) > 0.9 > GOOD > DOUBTFUL > max(p.score for p in bad)
     for pair in good:
         assert pair.matches == 800 and pair.one_motion > 0.95 and pair.both_directions == 1
-        assert pair.cycle_rotation_deg < 0.5 and pair.cycle_direction_deg < 2
-        assert pair.pointmap_rotation_deg < 0.5 and pair.pointmap_gap < 1e-3
-        assert 0 < pair.fit_px < 2 and pair.together
+        assert pair.cycle_rotation_deg is not None and pair.cycle_rotation_deg < 0.5
+        assert pair.cycle_direction_deg is not None and pair.cycle_direction_deg < 2
+        assert pair.pointmap_rotation_deg is not None and pair.pointmap_rotation_deg < 0.5
+        assert pair.pointmap_gap is not None and pair.pointmap_gap < 1e-3
+        assert pair.fit_px is not None and 0 < pair.fit_px < 2 and pair.together
         assert judge_pair(pair).level == "good"
     for pair in bad:
         assert not pair.together and judge_pair(pair).level == "bad"
@@ -136,7 +138,8 @@ def test_photos(judged):
     for photo in photos[:3]:
         assert photo.group == 0 and photo.good_pairs == 2 and photo.tracks == 400
         assert photo.reprojection_px == pytest.approx(0.5 * 640 / WIDTH)
-        assert photo.depth_agreement == 1 and photo.depth_gap < 0.01
+        assert photo.depth_agreement == 1
+        assert photo.depth_gap is not None and photo.depth_gap < 0.01
         assert photo.expected_error is None
     assert photos[3].group is None and photos[3].tracks == 0 and photos[3].pairs == 2
 
@@ -145,7 +148,7 @@ def test_a_photo_with_another_depth_is_found_out(judged):
     scene, pairs = judged
     off = replace(scene.views[1], depth=scene.views[1].depth * 1.2)
     scene = replace(scene, views=[scene.views[0], off, *scene.views[2:]])
-    agreement = [p.depth_agreement for p in score_photos(scene, pairs)[:3]]
+    agreement = [p.depth_agreement or 0.0 for p in score_photos(scene, pairs)[:3]]
     assert agreement[1] < 0.1 < agreement[0]
     report = judge(scene, pairs)
     level = {photo.name: verdict for photo, verdict in report.photos}

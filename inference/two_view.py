@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -182,6 +183,7 @@ def match(
     matcher: Matcher | None = None,
     options: MatcherOptions | None = None,
     coarse_to_fine: bool | CoarseToFineOptions = False,
+    progress: bool | Callable[[str, int, int], None] = False,
 ) -> PairMatch:
     """Match two photos.
 
@@ -199,6 +201,8 @@ def match(
         options: of the matcher: `MatchingOptions`, `ReciprocalOptions` or `PointmapOptions`.
         coarse_to_fine: look at the photos at up to three times the network's size, in overlapping
             crops; True or `CoarseToFineOptions`. The network runs once for each pair of crops.
+        progress: how far the crops are: True for a bar in the terminal, or a function that receives
+            (stage, done, total).
 
     Returns:
         Matches in original pixels.
@@ -220,7 +224,7 @@ def match(
         sizes = _fine_sizes(view1, view2, size, fine.detail)
         if max(sizes) > size:
             photos = _load_pair(image1, image2, sizes, model.config.patch_size)
-            crops = match_crops(model, *photos, matches, size, fine, options, precision)
+            crops = match_crops(model, *photos, matches, size, fine, options, precision, progress)
             matches = crops if len(crops) else matches
     kept = matches.select(matches.confidence >= min_confidence)
     return PairMatch(view1, view2, kept, result, metric=predicts_metres(model.config))

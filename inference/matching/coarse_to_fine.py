@@ -20,6 +20,7 @@ from ...geometry.pointmap import pixel_grid
 from ...models.two_view import TwoViewModel
 from ..images import View
 from ..predict import Precision, encode_views, predict_pairs
+from ..progress import make_progress
 from .crops import CropPairs, crop_camera, crop_pairs, grid_windows
 from .descriptors import Matches
 from .methods import MatcherOptions, match_views
@@ -78,7 +79,7 @@ def match_crops(
     options: CoarseToFineOptions | None = None,
     matcher: MatcherOptions | None = None,
     precision: Precision = "float32",
-    progress: Callable[[int, int], None] | None = None,
+    progress: bool | Callable[[str, int, int], None] = False,
 ) -> Matches:
     """Match two photos by crops of the network's size.
 
@@ -91,7 +92,7 @@ def match_crops(
         options: see `CoarseToFineOptions`.
         matcher: options of the matcher; None is the default for the model.
         precision: see `encode_views`.
-        progress: called with (pairs of crops done, pairs in all).
+        progress: see `make_progress`.
 
     Returns:
         Matches in original pixels, surest first; none if no crop holds enough coarse matches.
@@ -104,20 +105,19 @@ def match_crops(
     crops += [_cut(photo2, window, options.K2) for window in windows2]
     second = second.reshape(-1) + len(windows1)
     pairs = list(zip(first.reshape(-1).tolist(), second.tolist(), strict=True))
-    encoded = encode_views(model, [crop.view for crop in crops], precision=precision)
     found: list[Matches] = []
-    for result in predict_pairs(model, encoded, pairs, options.batch_size, precision):
-        a, b = crops[result.first], crops[result.second]
-        matches = match_views(result, a.view, b.view, matcher, model.device)
-        found.append(
-            Matches(
-                _to_original(matches.xy1, a, photo1.ledger),
-                _to_original(matches.xy2, b, photo2.ledger),
-                matches.confidence,
-            )
-        )
-        if progress is not None:
-            progress(len(found), len(pairs))
+    with make_progress(progress) as show:
+        with show.stage("encode crops", len(crops)) as advance:
+            views = [crop.view for crop in crops]
+            encoded = encode_views(model, views, progress=advance, precision=precision)
+        with show.stage("match crops", len(pairs)) as advance:
+            for result in predict_pairs(model, encoded, pairs, options.batch_size, precision):
+                a, b = crops[result.first], crops[result.second]
+                matches = match_views(result, a.view, b.view, matcher, model.device)
+                xy1 = _to_original(matches.xy1, a, photo1.ledger)
+                xy2 = _to_original(matches.xy2, b, photo2.ledger)
+                found.append(Matches(xy1, xy2, matches.confidence))
+                advance(1)
     return _merged(found, photo1.ledger, photo2.ledger)
 
 

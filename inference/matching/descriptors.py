@@ -61,6 +61,7 @@ class MatchingOptions:
         max_matches: the surest that are kept (per direction).
         border: anchors and matches closer to the image border are dropped, network pixels.
         block: anchors compared at once (bounds the memory).
+        subpixel: refine the positions in the other image to a fraction of a pixel.
     """
 
     step: int = 4
@@ -72,6 +73,7 @@ class MatchingOptions:
     max_matches: int = 1500
     border: int = 2
     block: int = 1024
+    subpixel: bool = True
 
 
 def joint_descriptors(result: PairResult) -> tuple[Tensor, Tensor]:
@@ -151,7 +153,9 @@ def _match(
     order = torch.argsort(confidence[keep], descending=True, stable=True)
     keep = keep[order[: options.max_matches]]
     xy1 = anchors[keep].flip(-1).float() + 0.5
-    xy2 = best[keep].flip(-1).float() + 0.5 + offset[keep]
+    xy2 = best[keep].flip(-1).float() + 0.5
+    if options.subpixel:
+        xy2 = xy2 + offset[keep]
     return xy1, xy2, confidence[keep]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -88,6 +89,43 @@ def data_import(
     copy = write_layout(found, destination)
     _say(f"{len(copy)} photos of {len(copy.scenes)} scenes, from {found.layout}", console)
     _say(f"wrote {destination}; look at it with: weav3r data check {destination}", output)
+
+
+@app.command("check")
+def data_check(
+    folder: _Folder,
+    report: Annotated[
+        Path | None, typer.Option(help="Page to write; default: FOLDER.html beside the folder.")
+    ] = None,
+    layout: _Layout = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Look a data set over, and name what is wrong: units, poses, axes, sizes, depth, files.
+
+    Exit status 0 without any error, 2 with one.
+    """
+    from .datasets.doctor import check_data_set
+    from .datasets.doctor.report import save_report
+
+    folder = folder.resolve()
+    path = report or folder.with_name(f"{folder.name}.html")
+    check_writable(path, "--report")
+    found = check_data_set(folder, layout)
+    save_report(found, path, folder.name)
+    if as_json:
+        findings = [dataclasses.asdict(finding) for finding in found.findings]
+        output.print_json(data={"passed": found.passed, "findings": findings, **found.facts})
+    else:
+        for key, value in found.facts.items():
+            _say(f"{key}: {value}", output)
+        for finding in found.findings:
+            where = f" [{', '.join(finding.where)}]" if finding.where else ""
+            advice = f"\n    {finding.advice}" if finding.advice else ""
+            _say(f"{finding.level} {finding.code}: {finding.message}{advice}{where}", output)
+        _say("passed" if found.passed else "failed", output)
+    _say(f"wrote {path}", console)
+    if not found.passed:
+        raise typer.Exit(2)
 
 
 @app.command("pairs")

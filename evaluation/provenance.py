@@ -10,14 +10,13 @@ import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from ..inference.defaults import inference_size
 from ..models.two_view import TwoViewModel
-from .readers import EvaluationSet
 
 
 def describe_method(method: object) -> dict[str, object]:
@@ -70,10 +69,21 @@ def describe_environment() -> dict[str, object]:
     }
 
 
-def hash_data(sets: Sequence[EvaluationSet]) -> dict[str, str]:
+class HashedSet(Protocol):
+    """A set whose files can be hashed."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def data_files(self) -> tuple[Path, ...]: ...
+
+
+def hash_data(sets: Sequence[HashedSet]) -> dict[str, str]:
     """ "SET/FILE" -> sha256 of every data file of the sets."""
     return {
-        f"{data.name}/{path.relative_to(data.folder).as_posix()}": sha256_of_file(path)
+        f"{data.name}/{Path(os.path.relpath(path, data.folder)).as_posix()}": sha256_of_file(path)
         for data in sets
         for path in data.data_files
     }

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +118,7 @@ class EvaluationSet:
         units: "metric" or "unknown".
         images: image name -> truth, in the file's order.
         pairs: the listed pairs; empty when the set lists none.
+        truth_files: the files that the poses, intrinsics and pairs come from.
     """
 
     name: str
@@ -126,13 +126,12 @@ class EvaluationSet:
     units: str
     images: Mapping[str, ImageTruth]
     pairs: tuple[PairTruth, ...]
+    truth_files: tuple[Path, ...] = ()
 
-    @cached_property
+    @property
     def data_files(self) -> tuple[Path, ...]:
         """Every file that a number of this set depends on, sorted."""
-        files = {self.folder / "cameras.json"}
-        if (self.folder / "pairs.json").is_file():
-            files.add(self.folder / "pairs.json")
+        files = set(self.truth_files)
         for image in self.images.values():
             truth = image.depth_path, image.sparse_depth_path, image.disparity_path
             files.update(path for path in (image.path, *truth) if path is not None)
@@ -150,6 +149,7 @@ class EvaluationSet:
             units=self.units,
             images={name: image for name, image in self.images.items() if name in kept},
             pairs=tuple(p for p in self.pairs if p.image1.name in kept and p.image2.name in kept),
+            truth_files=self.truth_files,
         )
 
 
@@ -193,10 +193,13 @@ def read_set(eval_root: Path | str, name: str) -> EvaluationSet:
         image = _read_image(entry, folder)
         images[image.name] = image
     pairs: list[PairTruth] = []
+    truth_files = [folder / "cameras.json"]
     if (folder / "pairs.json").is_file():
+        truth_files.append(folder / "pairs.json")
         entries = _field(_read_json(folder / "pairs.json"), "pairs", folder / "pairs.json")
         pairs = [_read_pair(entry, images, folder / "pairs.json") for entry in entries]
-    return EvaluationSet(name, folder, str(cameras.get("units", "unknown")), images, tuple(pairs))
+    units = str(cameras.get("units", "unknown"))
+    return EvaluationSet(name, folder, units, images, tuple(pairs), tuple(truth_files))
 
 
 def list_sets(eval_root: Path | str) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from ..geometry.pose import relative_pose
+from .datasets import read_pair_sets
 from .match_metrics import (
     THRESHOLDS_PX,
     MatchesLike,
@@ -31,7 +32,7 @@ from .match_metrics import (
 )
 from .pose_metrics import FAILED, PoseError, relative_pose_error
 from .predictions import PredictionWriter
-from .readers import EvaluationSet, PairTruth, list_sets, read_set
+from .readers import EvaluationSet, PairTruth
 from .records import PairRecord, PairSettings
 from .report import EvaluationReport, build_report
 
@@ -93,6 +94,7 @@ def evaluate_pairs(
     methods: Mapping[str, PairMethod],
     settings: PairSettings | None = None,
     *,
+    layout: str = "plain",
     estimator: PoseEstimator | None = None,
     max_pairs: int | None = None,
     predictions: Path | str | None = None,
@@ -105,6 +107,7 @@ def evaluate_pairs(
         sets: names of the sets; a set without pairs is an error. None: all that have pairs.
         methods: name -> method.
         settings: common to all methods.
+        layout: of the data set on disk, see `datasets.PAIR_LAYOUTS`.
         estimator: robust relative pose; the library's own by default.
         max_pairs: only the first pairs of each set, for a quick look.
         predictions: folder for matches and poses as files, METHOD/SET/ each (see `predictions`);
@@ -123,7 +126,7 @@ def evaluate_pairs(
     estimator = estimator or robust_relative_pose
     if not methods:
         raise ValueError("methods is empty; give at least one, for example {'sift': SiftMethod()}")
-    loaded = _load_sets(eval_root, sets)
+    loaded = read_pair_sets(eval_root, layout, sets)
     total = sum(len(data.pairs[:max_pairs]) for data in loaded) * len(methods)
     records: list[PairRecord] = []
     for (name, method), data in itertools.product(methods.items(), loaded):
@@ -175,17 +178,6 @@ def robust_relative_pose(
         max_error_px,
     )
     return RobustPose(estimate.best_guess if estimate else None, estimate.inliers)
-
-
-def _load_sets(eval_root: Path | str, names: Sequence[str] | None) -> list[EvaluationSet]:
-    wanted = list_sets(eval_root) if names is None else list(dict.fromkeys(names))
-    loaded = [read_set(eval_root, name) for name in wanted]
-    if names is None:
-        loaded = [data for data in loaded if data.pairs]
-    without = [data.name for data in loaded if not data.pairs]
-    if without or not loaded:
-        raise ValueError(f"nothing to evaluate: sets {wanted}, of them without pairs: {without}")
-    return loaded
 
 
 @dataclass(frozen=True)

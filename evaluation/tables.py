@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from .records import GroupSummary
 
@@ -53,7 +53,10 @@ def pair_tables(report: EvaluationReport) -> str:
         header = ["set", "method", "pairs", "matches", "pose inliers", "20 inliers or more"]
         parts += ["## Negative pairs (different places that look alike: fewer is better)"]
         parts += [markdown_table(header, negative)]
-    parts += ["## How it was made", _provenance(report)]
+    parts += [
+        "## How it was made",
+        provenance_lines(report.environment, report.data_sha256, report.settings, report.methods),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -125,22 +128,35 @@ def _truth_rows(report: EvaluationReport) -> list[list[str]]:
     return rows
 
 
-def _provenance(report: EvaluationReport) -> str:
-    packages = cast("dict[str, str]", report.environment.get("packages", {}))
+class _Drawn(Protocol):
+    @property
+    def seed(self) -> int: ...
+    @property
+    def bootstrap_resamples(self) -> int: ...
+
+
+def provenance_lines(
+    environment: Mapping[str, object],
+    data_sha256: Mapping[str, str],
+    settings: _Drawn,
+    methods: Mapping[str, Mapping[str, object]],
+) -> str:
+    """What it takes to repeat a report, as a Markdown list."""
+    packages = cast("dict[str, str]", environment.get("packages", {}))
     versions = ", ".join(f"{name} {version}" for name, version in packages.items())
     digest = functools.reduce(
         lambda state, item: hashlib.sha256(f"{state}{item[0]}{item[1]}".encode()).hexdigest(),
-        sorted(report.data_sha256.items()),
+        sorted(data_sha256.items()),
         "",
     )
     lines = [
-        f"- {report.environment.get('time_utc')}, Python {report.environment.get('python')}, "
-        f"{report.environment.get('platform')}; {versions}",
-        f"- {len(report.data_sha256)} data files, sha256 over all of them {digest[:16]} (each in "
-        "report.json)",
-        f"- bootstrap seed {report.settings.seed}, {report.settings.bootstrap_resamples} resamples",
+        f"- {environment.get('time_utc')}, Python {environment.get('python')}, "
+        f"{environment.get('platform')}; {versions}",
+        f"- {len(data_sha256)} data files, sha256 over all of them {digest[:16]} (each in the JSON "
+        "file)",
+        f"- bootstrap seed {settings.seed}, {settings.bootstrap_resamples} resamples",
     ]
-    for name, description in report.methods.items():
+    for name, description in methods.items():
         said = ", ".join(f"{key} {value}" for key, value in description.items()) or "no description"
         lines.append(f"- {name}: {said}")
     return "\n".join(lines)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 import pycolmap
@@ -275,14 +275,34 @@ def localize(
     query: ImageSource,
     scene: DatabaseSource,
     model: TwoViewModel | str | Path = ...,
-    **options: Any,
+    *,
+    photos: str | os.PathLike[str] | None = ...,
+    known: KnownSource | None = ...,
+    K: np.ndarray | None = ...,
+    focal_px: float | None = ...,
+    top_k: int = ...,
+    options: LocalizerOptions | None = ...,
+    device: str = ...,
+    size: int | None = ...,
+    precision: Precision = ...,
+    progress: bool | Callable[[str, int, int], None] = ...,
 ) -> Localization: ...
 @overload
 def localize(
     query: Sequence[ImageSource],
     scene: DatabaseSource,
     model: TwoViewModel | str | Path = ...,
-    **options: Any,
+    *,
+    photos: str | os.PathLike[str] | None = ...,
+    known: KnownSource | None = ...,
+    K: np.ndarray | None = ...,
+    focal_px: float | None = ...,
+    top_k: int = ...,
+    options: LocalizerOptions | None = ...,
+    device: str = ...,
+    size: int | None = ...,
+    precision: Precision = ...,
+    progress: bool | Callable[[str, int, int], None] = ...,
 ) -> list[Localization]: ...
 def localize(
     query: ImageSource | Sequence[ImageSource],
@@ -338,8 +358,9 @@ def localize(
     size = inference_size(network) if size is None else size
     options = options or LocalizerOptions(top_k=top_k)
     intrinsics = _Intrinsics(known, K, focal_px)
-    if _is_photo(scene):
-        reference = load_images([Path(os.fspath(scene))], size, network.config.patch_size).views[0]
+    photo = _photo_path(scene)
+    if photo is not None:
+        reference = load_images([photo], size, network.config.patch_size).views[0]
 
         def locate(view: View) -> Localization:
             own, others = intrinsics.of(view), intrinsics.of(reference)
@@ -402,8 +423,9 @@ class _Intrinsics:
         return given.views[0].K if 0 in given.views else None
 
 
-def _is_photo(scene: object) -> bool:
+def _photo_path(scene: DatabaseSource) -> Path | None:
+    """The reference photo of a map-free query; None for a map."""
     if not isinstance(scene, str | os.PathLike):
-        return False
+        return None
     path = Path(scene)
-    return path.is_file() and path.suffix.lower() not in MAP_SUFFIXES
+    return path if path.is_file() and path.suffix.lower() not in MAP_SUFFIXES else None

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 import pycolmap
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from ...geometry.camera import Camera, rigid_inverse_array
 from ...geometry.ledger import Ledger
@@ -103,14 +103,14 @@ class TrackPoints:
     xyz: np.ndarray
     radius_px: float
     neighbours: int = 4
-    _tree: cKDTree | None = field(init=False, repr=False, compare=False)
+    _tree: KDTree | None = field(init=False, repr=False, compare=False)
     _depth: np.ndarray = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         z = self.xyz @ self.cam_from_world[2, :3] + self.cam_from_world[2, 3]
         front = np.isfinite(self.xy).all(1) & np.isfinite(z) & (z > 0)
         object.__setattr__(self, "_depth", z[front])
-        object.__setattr__(self, "_tree", cKDTree(self.xy[front]) if front.any() else None)
+        object.__setattr__(self, "_tree", KDTree(self.xy[front]) if front.any() else None)
 
     def at(self, xy: np.ndarray) -> np.ndarray:
         """World points (N, 3) at the weighted mean inverse depth of the nearest observations."""

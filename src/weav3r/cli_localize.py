@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from .cli_models import ModelOption, OfflineOption, prepare_model
 from .cli_options import DeviceOption, PrecisionOption, SizeOption, check_writable, output
+
+if TYPE_CHECKING:
+    from .inference.predict import Precision
 
 
 def localize(
@@ -66,7 +69,7 @@ def localize(
         top_k=top_k,
         device=device,
         size=size,
-        precision=precision,
+        precision=cast("Precision", precision),
         progress=not quiet,
     )
     if out is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pycolmap
@@ -13,7 +14,12 @@ from scipy.spatial.transform import Rotation
 
 import weav3r
 from weav3r.geometry.camera import Camera
-from weav3r.inference.localization.database import Database, database_from_scene, open_database
+from weav3r.inference.localization.database import (
+    Database,
+    DatabasePhoto,
+    database_from_scene,
+    open_database,
+)
 from weav3r.inference.localization.localizer import Localizer, LocalizerOptions
 from weav3r.inference.localization.pixel_points import DepthPoints, TrackPoints, sample_surface
 from weav3r.inference.localization.pose import confidence_of, occupied_cells, solve_pose
@@ -166,7 +172,7 @@ def test_many_queries_do_not_disturb_each_other(
     paths = [plane_scene.views[k].path for k in (0, 3)]
     assert paths[0] is not None and paths[1] is not None
     known = {v.name: {"K": v.camera.K} for v in plane_scene.views if v.camera is not None}
-    options = {"known": known, "size": SIZE}
+    options: dict[str, Any] = {"known": known, "size": SIZE}
     answers = weav3r.localize([paths[0], broken, paths[1]], plane_scene, model, **options)
     assert [bool(a) for a in answers] == [True, False, True]
     assert "broken.jpg" in answers[1].reason
@@ -232,7 +238,7 @@ def test_moved_photos_of_a_scene_matter_only_at_another_size(
 ) -> None:
     photo = database_from_scene(plane_scene, tmp_path).photos[0]
     assert photo.view(64, 16).size == (48, 64)
-    gone = weav3r.inference.localization.database.DatabasePhoto("x.jpg", None, photo.points)
+    gone = DatabasePhoto("x.jpg", None, photo.points)
     with pytest.raises(FileNotFoundError, match=r"photo x.jpg of the map .*--photos"):
         gone.view(64, 16)
 
@@ -285,8 +291,8 @@ def test_retrieval_finds_the_photo_itself(plane_scene: Scene, model: TwoViewMode
 def test_map_free_against_one_photo(plane_scene: Scene, model: TwoViewModel, known: bool) -> None:
     paths = [plane_scene.views[k].path for k in (0, 3)]
     assert paths[0] is not None and paths[1] is not None
-    options = {"focal_px": 231.0} if known else {}
-    found = weav3r.localize(paths[1], paths[0], model, size=SIZE, **options)
+    focal_px = 231.0 if known else None
+    found = weav3r.localize(paths[1], paths[0], model, size=SIZE, focal_px=focal_px)
     assert found.references == ("photo_0.jpg",) and found.scale == "relative"
     assert bool(found) != bool(found.reason)
     if found:

@@ -1,0 +1,137 @@
+"""What `weav3r evaluate` does with sets of images: two views, localisation, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .cli_models import prepare_model
+
+if TYPE_CHECKING:
+    from .evaluation.localization_report import LocalizationReport
+    from .evaluation.localization_sets import LocalizationSet
+    from .evaluation.report import EvaluationReport
+    from .evaluation.runner import Progress
+
+TASKS = ("pairs", "localization")
+
+
+@dataclass(frozen=True)
+class SetRun:
+    """What is to be measured.
+
+    Attributes:
+        root: folder of the data set.
+        layout: of the data set, see `weav3r.evaluation.datasets.LAYOUTS`.
+        tasks: of `TASKS`.
+        sets: names, or None for all.
+        methods: names, see `weav3r.evaluation.methods.make_method`.
+        size: long side of the checkpoints' input; None takes their best.
+        device: of the checkpoints.
+        top_k: photos of a map that a query is matched with.
+        unknown_focal: localise without the true intrinsics.
+    """
+
+    root: Path
+    layout: str
+    tasks: tuple[str, ...]
+    sets: list[str] | None
+    methods: tuple[str, ...]
+    size: int | None
+    device: str
+    top_k: int
+    unknown_focal: bool
+
+
+Stage = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+def check_run(run: SetRun) -> None:
+    """Raise a ValueError before any long work if the names make no sense."""
+    from .evaluation.datasets import LAYOUTS, MAP_LAYOUTS, PAIR_LAYOUTS
+
+    unknown = [task for task in run.tasks if task not in TASKS]
+    if unknown or not run.tasks:
+        raise ValueError(f"--tasks {','.join(run.tasks)}: there are {', '.join(TASKS)}")
+    if run.layout not in LAYOUTS:
+        raise ValueError(f"--layout {run.layout}: there are {', '.join(LAYOUTS)}")
+    if run.layout in MAP_LAYOUTS and "pairs" in run.tasks:
+        raise ValueError(f"--layout {run.layout} has no pairs; give --tasks localization")
+    if run.layout in PAIR_LAYOUTS and "localization" in run.tasks:
+        raise ValueError(f"--layout {run.layout} has no map with queries; give --tasks pairs")
+
+
+def evaluate_sets(run: SetRun, stage: Stage) -> list[EvaluationReport | LocalizationReport]:
+    """Measure; one report a task, in the order of the tasks."""
+    from .evaluation.localization_runner import LocalizationSettings, evaluate_localization
+    from .evaluation.methods import is_checkpoint, make_method
+    from .evaluation.network import NetworkMatcher
+    from .evaluation.runner import evaluate_pairs
+
+    check_run(run)
+    for name in filter(is_checkpoint, run.methods):
+        prepare_model(name)
+    maps = _maps(run) if "localization" in run.tasks else []
+    methods = {name: make_method(name, device=run.device, size=run.size) for name in run.methods}
+    reports: list[Any] = []
+    for task in run.tasks:
+        with _counted(stage, task) as show:
+            if task == "pairs":
+                report = evaluate_pairs(
+                    run.root, run.sets, methods, layout=run.layout, progress=show
+                )
+            else:
+                networks = [m for m in methods.values() if isinstance(m, NetworkMatcher)]
+                ranker = networks[0] if networks else NetworkMatcher(device=run.device)
+                settings = LocalizationSettings(
+                    top_k=run.top_k, known_intrinsics=not run.unknown_focal
+                )
+                report = evaluate_localization(maps, methods, ranker, settings, progress=show)
+            reports.append(report)
+    return reports
+
+
+def _maps(run: SetRun) -> Sequence[LocalizationSet]:
+    from .evaluation.datasets import read_maps
+    from .evaluation.localization_sets import localizable, split_for_localization
+    from .evaluation.readers import list_sets, read_set
+
+    if run.layout != "plain":
+        return read_maps(run.root, run.layout, run.sets)
+    names = list_sets(run.root) if run.sets is None else run.sets
+    loaded = [read_set(run.root, name) for name in names]
+    if run.sets is None or "pairs" in run.tasks:  # of the named ones, those that can be cut
+        loaded = [data for data in loaded if localizable(data)]
+    if not loaded:
+        raise ValueError(
+            f"no set of {run.root} can be cut into a map and queries: that takes metres, poses and "
+            "depth for all images"
+        )
+    return [split_for_localization(data) for data in loaded]
+
+
+class _counted:
+    """A runner's progress as a stage of the terminal's."""
+
+    def __init__(self, stage: Stage, name: str) -> None:
+        self._stage, self._name = stage, name
+        self._open: AbstractContextManager[Callable[[int], None]] | None = None
+        self._advance: Callable[[int], None] | None = None
+        self._shown = 0
+
+    def __enter__(self) -> Callable[[Progress], None]:
+        return self._show
+
+    def __exit__(self, *error: object) -> None:
+        if self._open is not None:
+            self._open.__exit__(None, None, None)
+
+    def _show(self, state: Progress) -> None:
+        if self._advance is None:
+            self._open = self._stage(self._name, state.total)
+            self._advance = self._open.__enter__()
+        self._advance(state.done - self._shown)
+        self._shown = state.done

@@ -1,0 +1,64 @@
+"""Methods by name: SIFT, checkpoints and other people's functions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import weav3r
+from weav3r.evaluation.methods import is_checkpoint, make_method
+from weav3r.evaluation.network import NetworkMatcher
+from weav3r.evaluation.provenance import describe_method
+from weav3r.evaluation.sift import SiftMethod
+
+FUNCTION = """
+from weav3r.evaluation.match_metrics import PairMatches
+import numpy as np
+
+def corners(path1, path2):
+    return PairMatches(np.zeros((1, 2)), np.ones((1, 2)))
+
+corners.description = {"corners": 1}
+number = 3
+"""
+
+
+def test_sift_by_name() -> None:
+    plain, small = make_method("sift"), make_method("sift@64")
+    assert isinstance(plain, SiftMethod) and plain.options.max_size is None
+    assert isinstance(small, SiftMethod) and small.options.max_size == 64
+    with pytest.raises(ValueError, match="method sift@big: expected a size in pixels"):
+        make_method("sift@big")
+
+
+def test_any_function_of_two_paths(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(FUNCTION)
+    method = make_method(f"{file}:corners")
+    assert len(method(Path("a"), Path("b")).xy1) == 1
+    assert describe_method(method)["corners"] == 1
+    assert describe_method(method)["function"] == f"{file}:corners"
+    assert not is_checkpoint(f"{file}:corners") and not is_checkpoint("sift@3")
+    assert is_checkpoint("weav3r-small") and is_checkpoint("folder/model.safetensors")
+    with pytest.raises(ValueError, match="has no function number"):
+        make_method(f"{file}:number")
+    with pytest.raises(FileNotFoundError, match="no file nowhere.py"):
+        make_method("nowhere.py:corners")
+    with pytest.raises(ValueError, match="give an installed module or file.py:function"):
+        make_method("no_such_module:corners")
+    assert callable(make_method("os.path:join"))
+
+
+def test_a_checkpoint_encodes_once_and_matches_as_the_library_does(eval_root: Path) -> None:
+    images = eval_root / "sets" / "wall" / "images"
+    model = weav3r.load_model("weav3r-small", device="cpu")
+    matcher = NetworkMatcher(model, size=96, cached_images=1)
+    ours = matcher(images / "a.png", images / "b.png")
+    theirs = weav3r.match(images / "a.png", images / "b.png", model, size=96)
+    np.testing.assert_allclose(ours.xy1, theirs.xy1, atol=1e-4)
+    np.testing.assert_allclose(ours.xy2, theirs.xy2, atol=0.02)  # batched differently
+    assert matcher.rank([images / "b.png"], [images / "a.png", images / "b.png"], 1) == [[1]]
+    assert len(matcher._cache) == 1
+    assert matcher.description["size"] == 96

@@ -7,6 +7,7 @@ False` that says why.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from ._colmap import (
 )
 from ._epipolar import FocalPriors
 from ._estimates import BoolArray, PointmapPose, PoseEstimate, RelativePoseEstimate, no_pose
+from ._evidence import witnesses
 from ._two_views import TwoViews
 from ._verdict import judge
 from .camera import Float64Array, check_intrinsics
@@ -255,9 +257,14 @@ def relative_pose_unknown_focal(
         return start.failed(
             "too_few_matches", f"needs at least {needed} matches, got {len(start.index)}"
         )
+    focal_trials = _focal_trials(priors, low * long_side, high * long_side)
+    # Neighbouring matches err alike: without this, thousands of them drown what is believed.
+    crowd = len(start.index) / witnesses(start.xy1, np.ones(len(start.index), bool), size1)[0]
+    sigma1, sigma2 = (sigma / crowd**0.5 for sigma in priors.log_sigma)
+    priors = replace(priors, log_sigma=(sigma1, sigma2))
     sample = subset(np.arange(len(start.index)), seed, 500)
     trials: list[tuple[float, TwoViews, Float64Array]] = []
-    for focals in _focal_trials(priors, low * long_side, high * long_side):
+    for focals in focal_trials:
         problem = start.with_focals(*focals)
         pose = problem.essential_ransac(sample, max_error_px, seed, 1_000)
         if pose is not None:

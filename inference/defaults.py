@@ -31,6 +31,7 @@ _BY_NAME = {
     "weav3r-small": InferenceDefaults(size=384, cameras="matches", depth="sweep"),
     "dust3r-224-linear": InferenceDefaults(size=224, cameras="pointmaps", depth="pointmaps"),
 }
+_METRIC = {"mast3r-512"}
 _WITH_DESCRIPTORS = InferenceDefaults(size=512, cameras="matches", depth="pointmaps")
 _WITHOUT_DESCRIPTORS = InferenceDefaults(size=512, cameras="pointmaps", depth="pointmaps")
 
@@ -51,3 +52,8 @@ def config_defaults(config: ModelConfig) -> InferenceDefaults:
 def inference_size(model: TwoViewModel) -> int:
     """Default long side of the network's input."""
     return inference_defaults(model).size
+
+
+def predicts_metres(config: ModelConfig) -> bool:
+    """Whether the pointmaps of a checkpoint are in metres, by the preset it was made from."""
+    return config.name in _METRIC

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .inference.known.values import Known, KnownView, prior
     from .inference.localization.localizer import Localizer, localize
     from .inference.localization.result import Localization
+    from .inference.photo_matches import PhotoMatches, match_photos
     from .inference.pipeline import reconstruct
     from .inference.scene import Scene
     from .inference.two_view import PairMatch, match
@@ -30,11 +31,13 @@ __all__ = [
     "Localization",
     "Localizer",
     "PairMatch",
+    "PhotoMatches",
     "Scene",
     "example_photos",
     "load_model",
     "localize",
     "match",
+    "match_photos",
     "prior",
     "reconstruct",
 ]
@@ -45,10 +48,12 @@ _HOME = {
     "Localization": ".inference.localization.result",
     "Localizer": ".inference.localization.localizer",
     "PairMatch": ".inference.two_view",
+    "PhotoMatches": ".inference.photo_matches",
     "Scene": ".inference.scene",
     "load_model": ".models",
     "localize": ".inference.localization.localizer",
     "match": ".inference.two_view",
+    "match_photos": ".inference.photo_matches",
     "prior": ".inference.known.values",
     "reconstruct": ".inference.pipeline",
 }

@@ -331,3 +331,23 @@ def test_wrong_arguments_are_diagnosed() -> None:
         relative_pose_from_pointmaps(np.ones((4, 3)), np.ones((5, 3)))
     with pytest.raises(ValueError, match="confidence_b must have shape"):
         relative_pose_from_pointmaps(np.ones((4, 3)), np.ones((4, 3)), None, np.ones(3))
+
+
+@pytest.mark.parametrize("guesses", [(None, None), (480.0, 760.0)])
+def test_two_unknown_focals(guesses: tuple[float | None, float | None]) -> None:
+    scene = make_scene(250, 0.2, 0.2)
+    K1, K2 = (np.array([[f, 0, 320], [0, f, 240], [0, 0, 1]]) for f in (500.0, 800.0))
+    xy1 = rays_to_pixels(rays(scene.xy1, scene.K), K1)
+    xy2 = rays_to_pixels(rays(scene.xy2, scene.K), K2)
+    found = relative_pose_unknown_focal(
+        xy1, xy2, SIZE, SIZE, shared=False, guesses_px=guesses, guess_log_sigma=0.1
+    )
+    assert found and found.K1[0, 0] == pytest.approx(500, rel=0.1)
+    assert found.K2[0, 0] == pytest.approx(800, rel=0.1)
+    assert errors_deg(found.cam2_from_cam1, scene.cam2_from_cam1)[0] < 3
+
+
+def test_wrong_guesses_of_focal_lengths_are_diagnosed() -> None:
+    scene = make_scene(20)
+    with pytest.raises(ValueError, match="guesses of focal lengths"):
+        relative_pose_unknown_focal(scene.xy1, scene.xy2, SIZE, SIZE, guesses_px=(-1.0, None))

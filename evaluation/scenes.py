@@ -18,6 +18,7 @@ from ..inference.scene import Scene
 from ..models.loading import load_model
 from ..models.two_view import TwoViewModel
 from .depth_metrics import Alignment, DepthError, depth_error, resize_nearest, sample_depth
+from .point_metrics import PointmapError, scene_point_error
 from .pose_metrics import (
     Interval,
     PoseSummary,
@@ -93,6 +94,7 @@ class SceneRecord:
         trajectory: camera centres after a similarity; None likewise.
         focal: None when the set has no intrinsics.
         depth: None when the set has no depth, or nothing was estimated.
+        points: the largest component's points after a similarity; None when the set has no depth.
         seconds: wall time of the reconstruction.
         timings_s: seconds per stage, of the scene's own report.
         warnings: sentences of the scene's own report.
@@ -114,6 +116,7 @@ class SceneRecord:
     warnings: tuple[str, ...] = ()
     settings: Mapping[str, object] | None = None
     error: str | None = None
+    points: PointmapError | None = None
 
 
 @dataclass(frozen=True)
@@ -308,6 +311,7 @@ def _evaluate_scene(
         timings_s=dict(found.report.timings_s),
         warnings=tuple(found.report.warnings),
         settings=dict(found.report.settings),
+        points=scene_point_error(data, found),
     )
 
 
@@ -436,6 +440,8 @@ _COLUMNS = (
     "delta1",
     "AbsRel scene",
     "missing",
+    "points 5 %",
+    "chamfer rel.",
     "seconds",
     "error",
 )
@@ -443,7 +449,7 @@ _COLUMNS = (
 
 def _cells(record: SceneRecord) -> list[str]:
     pose, path, focal, depth = record.pose, record.trajectory, record.focal, record.depth
-    nan = float("nan")
+    nan, points = float("nan"), record.points
     cells = [record.scene, str(record.registered), str(record.images)]
     auc = [nan] * 3 if pose is None else [100 * pose.auc[t] for t in SCENE_THRESHOLDS_DEG]
     cells += [_number(value, 1) for value in auc]
@@ -462,6 +468,8 @@ def _cells(record: SceneRecord) -> list[str]:
         _number(nan if median is None else median.delta_1, 3),
         _number(nan if pooled is None else pooled.abs_rel, 4),
         _number(nan if median is None else median.missing, 3),
+        _number(nan if points is None else 100 * points.inliers[0.05], 1),
+        _number(nan if points is None else points.relative_chamfer, 4),
         _number(record.seconds, 1),
         record.error or "",
     ]

@@ -6,12 +6,13 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from ..inference.calibration import LARGEST_ERROR, ErrorTable
-from .error_samples import ErrorSamples
+from .error_samples import ErrorSamples, weighted_median
 
-CONFIDENCE_LEVELS, STEP_LEVELS = 12, 4
+CONFIDENCE_LEVELS, STEP_LEVELS = 16, 6
 MIN_SAMPLES = 1000
-_PRIOR_SHARE = 0.003  # of all pixels: what a cell borrows from its row and its column
+_EMPTY_WEIGHT = 1e-4  # of all pixels
 _SWEEPS = 300
+_FINEST = 0.02  # logarithm of the ratio of values that are told apart
 
 
 def fit_table(
@@ -19,10 +20,10 @@ def fit_table(
     confidence_levels: int = CONFIDENCE_LEVELS,
     step_levels: int = STEP_LEVELS,
 ) -> ErrorTable:
-    """Fit the mean clipped error over confidence and depth step; every scene counts the same.
+    """Fit the median error over confidence and depth step; every scene counts the same.
 
-    Means over cells of equal mass, then the nearest table that falls with the confidence and rises
-    with the step. A cell with few pixels is drawn towards the product of its row and its column.
+    Medians of cells, then the nearest table that falls with the confidence and rises with the
+    step, where a cell weighs as much as its pixels. An empty cell starts from its row and column.
 
     Args:
         samples: of one road.
@@ -44,13 +45,18 @@ def fit_table(
     column, confidence = _cells(samples.confidence, weight, confidence_levels)
     row, step = _cells(samples.depth_step, weight, step_levels)
     shape = len(step), len(confidence)
-    cell = row * shape[1] + column
-    mass = np.bincount(cell, weight, minlength=shape[0] * shape[1]).reshape(shape)
-    total = np.bincount(cell, weight * error, minlength=mass.size).reshape(shape)
-    by_row, by_column = (total.sum(a) / mass.sum(a) for a in (1, 0))
-    prior = np.minimum(np.outer(by_row, by_column) / max(total.sum(), 1e-12), LARGEST_ERROR)
-    mass += _PRIOR_SHARE
-    table = monotone((total + _PRIOR_SHARE * prior) / mass, mass)
+    by_row, by_column = (
+        np.array([weighted_median(error[at == k], weight[at == k]) for k in range(count)])
+        for at, count in ((row, shape[0]), (column, shape[1]))
+    )
+    table = np.outer(by_row, by_column) / max(weighted_median(error, weight), 1e-9)
+    mass = np.full(shape, _EMPTY_WEIGHT)
+    for r, c in np.ndindex(shape):
+        inside = (row == r) & (column == c)
+        if inside.any():
+            table[r, c] = weighted_median(error[inside], weight[inside])
+            mass[r, c] += float(weight[inside].sum())
+    table = monotone(np.minimum(table, LARGEST_ERROR), mass)
     return ErrorTable(confidence, step, np.clip(table, 0.0, LARGEST_ERROR))
 
 
@@ -65,22 +71,16 @@ def _cells(values: np.ndarray, weight: np.ndarray, count: int) -> tuple[np.ndarr
 
     A value that many pixels share, such as the lowest confidence, gets a cell of its own.
     """
+    values = np.exp(np.round(np.log(values.astype(np.float64)) / _FINEST) * _FINEST)
     order = np.argsort(values, kind="stable")
-    ranked, cumulated = values[order].astype(np.float64), np.cumsum(weight[order])
+    ranked, cumulated = values[order], np.cumsum(weight[order])
     levels = np.arange(1, count) / count * cumulated[-1]
     edges = np.unique(ranked[np.minimum(np.searchsorted(cumulated, levels), len(ranked) - 1)])
     cell = np.searchsorted(edges, values, side="left")
     _, cell = np.unique(cell, return_inverse=True)
-    middle = np.array(
-        [_median(values[cell == k], weight[cell == k]) for k in range(cell.max() + 1)]
-    )
+    parts = [cell == k for k in range(cell.max() + 1)]
+    middle = np.array([weighted_median(values[part], weight[part]) for part in parts])
     return cell, middle
-
-
-def _median(values: np.ndarray, weight: np.ndarray) -> float:
-    order = np.argsort(values)
-    cumulated = np.cumsum(weight[order])
-    return float(values[order][np.searchsorted(cumulated, cumulated[-1] / 2)])
 
 
 def monotone(table: np.ndarray, weight: np.ndarray) -> np.ndarray:

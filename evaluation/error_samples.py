@@ -57,7 +57,8 @@ class ErrorSamples:
     Attributes:
         confidence: (N,) float32.
         depth_step: (N,) float32, see `inference.calibration.depth_steps`.
-        error: (N,) float32, |s d - t| / t with s the median of t / d of the pixel's group.
+        error: (N,) float32, |s d - t| / t with s the median of t / d of the pixel's group, weighted
+            by the logarithm of the confidence.
         scene: (N,) int32, index into `scenes`.
         scenes: names of the scenes.
     """
@@ -215,7 +216,8 @@ def sample_errors(
     """Compare a reconstruction with the truth at random pixels (fixed seed).
 
     Every group of cameras is brought to the truth by one factor, the median of true over estimated
-    depth: without a known distance the scale of a scene is free. Photos are taken in order, so the
+    depth, weighted by the logarithm of the confidence: without a known distance the scale of a
+    scene is free, and whoever fixes it looks at what is sure. Photos are taken in order, so the
     scene must have been made from a prefix of `truth.photos`.
 
     Args:
@@ -232,7 +234,7 @@ def sample_errors(
         )
         if len(known) < MIN_PIXELS:
             continue
-        factor = np.median(known / depth)
+        factor = weighted_median(known / depth, np.log(np.maximum(confidence, 1.0)) + 1e-3)
         for column, values in zip(
             columns, (confidence, step, np.abs(factor * depth - known) / known), strict=True
         ):
@@ -241,6 +243,13 @@ def sample_errors(
         np.concatenate([np.zeros(0, np.float32), *column]) for column in columns
     )
     return ErrorSamples(confidence, step, error, np.zeros(len(error), np.int32), (truth.name,))
+
+
+def weighted_median(values: np.ndarray, weight: np.ndarray) -> float:
+    """The smallest value (N,) with half of the weight (N,) at or below it."""
+    order = np.argsort(values)
+    cumulated = np.cumsum(weight[order])
+    return float(values[order][np.searchsorted(cumulated, cumulated[-1] / 2)])
 
 
 def _at_truth(

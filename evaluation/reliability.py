@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,9 +28,13 @@ from .error_samples import (
     collect_errors,
     procedural_scenes,
     set_scenes,
+    weighted_median,
 )
 
+logger = logging.getLogger(__name__)
+
 BINS = 10
+MIN_SCENES = 8  # that a table is fitted to: fewer say little of the next one
 HELD_OUT, REAL, FITTED = "procedural, held out", "photos", "procedural, fitted on"
 
 
@@ -38,15 +43,15 @@ class ReliabilityBin:
     """Pixels of similar predicted error.
 
     Attributes:
-        predicted: mean of their expected errors.
-        observed: mean of their errors, each cut at 1.
-        median: of their errors.
+        predicted: median of their expected errors.
+        observed: median of their errors.
+        mean: of their errors, each cut at 1.
         pixels: their number.
     """
 
     predicted: float
     observed: float
-    median: float
+    mean: float
     pixels: int
 
 
@@ -58,6 +63,7 @@ class Reliability:
         bins: of equal numbers of pixels, by rising predicted error.
         calibration_error: mean over the bins of |predicted - observed|, weighted by pixels
             (expected calibration error, in units of relative error).
+        covered: share of the pixels whose error is below the predicted one; 0.5 is right.
         rank_correlation: Spearman's, between the predicted error and the observed one of a pixel.
         within: share of the pixels with a predicted error below 5 % whose error is below 10 %, and
             the share of all pixels that they are.
@@ -65,6 +71,7 @@ class Reliability:
 
     bins: tuple[ReliabilityBin, ...]
     calibration_error: float
+    covered: float
     rank_correlation: float
     within: tuple[float, float]
 
@@ -77,10 +84,10 @@ class ReliabilityGroup:
         name: what kind of scenes.
         road: "sweep", "pointmaps" or "single".
         scenes: their names.
-        before: of the plain confidence, read as error = k / confidence with the one k that gives
-            the fitted scenes their mean error.
+        before: of the plain confidence, read as error = k / confidence with the one k that is
+            right for half of the pixels of the fitted scenes.
         after: of the calibration; None where there is none.
-        mean_error: mean of all errors, cut at 1.
+        median_error: of all pixels.
     """
 
     name: str
@@ -88,7 +95,7 @@ class ReliabilityGroup:
     scenes: tuple[str, ...]
     before: Reliability
     after: Reliability | None
-    mean_error: float
+    median_error: float
 
 
 @dataclass(frozen=True)
@@ -139,13 +146,14 @@ class ReliabilityReport:
             if group.after is not None:
                 share, of_all = group.after.within
                 after = (
-                    f"{group.after.calibration_error:.3f} calibrated, rank correlation "
+                    f"{group.after.calibration_error:.3f} calibrated ({group.after.covered:.0%} "
+                    f"below the expected error, 50 % would be right), rank correlation "
                     f"{group.after.rank_correlation:.2f}; {of_all:.0%} of the pixels promise less "
                     f"than 5 %, {share:.0%} of these are within 10 %"
                 )
             lines.append(
-                f"{group.name}, {group.road} ({len(group.scenes)} scenes, mean error "
-                f"{group.mean_error:.3f}): calibration error "
+                f"{group.name}, {group.road} ({len(group.scenes)} scenes, median error "
+                f"{group.median_error:.3f}): calibration error "
                 f"{group.before.calibration_error:.3f} as it is, {after}"
             )
         return "\n".join(lines)
@@ -174,17 +182,18 @@ def reliability(predicted: np.ndarray, samples: ErrorSamples, bins: int = BINS) 
     found, gap = [], 0.0
     for k in np.unique(place):
         inside = place == k
-        promised = float(np.average(predicted[inside], weights=weight[inside]))
-        seen = float(np.average(error[inside], weights=weight[inside]))
+        promised = weighted_median(predicted[inside], weight[inside])
+        seen = weighted_median(error[inside], weight[inside])
         gap += float(weight[inside].sum()) * abs(promised - seen)
-        median = float(np.median(error[inside]))
-        found.append(ReliabilityBin(promised, seen, median, int(inside.sum())))
+        mean = float(np.average(error[inside], weights=weight[inside]))
+        found.append(ReliabilityBin(promised, seen, mean, int(inside.sum())))
     varied = np.ptp(predicted) > 0 and np.ptp(error) > 0
     ranks = rankdata(predicted), rankdata(error)
     rank = float(np.corrcoef(*ranks)[0, 1]) if varied else 0.0
     good = predicted < 0.05
     share = float(np.average(error[good] < 0.1, weights=weight[good])) if good.any() else 0.0
-    return Reliability(tuple(found), gap, rank, (share, float(weight[good].sum())))
+    covered = float(weight[error <= predicted].sum())
+    return Reliability(tuple(found), gap, covered, rank, (share, float(weight[good].sum())))
 
 
 def measure_reliability(
@@ -247,18 +256,27 @@ def measure_reliability(
 def fit_calibration(
     samples: Mapping[str, ErrorSamples], fitted_on: Mapping[str, Any]
 ) -> Calibration:
-    """Fit a table for every road.
+    """Fit a table for every road with eight scenes or more; the log names the others.
 
     Args:
         samples: road -> pixels.
         fitted_on: noted in the result.
 
     Raises:
-        ValueError: a road has too few pixels.
+        ValueError: no road has enough scenes.
     """
     counts = {road: len(np.unique(found.scene)) for road, found in samples.items()}
-    noted = {**fitted_on, "scenes": counts}
-    return Calibration({road: fit_table(found) for road, found in samples.items()}, noted)
+    few = [road for road, count in counts.items() if count < MIN_SCENES]
+    if len(few) == len(counts):
+        raise ValueError(
+            f"a calibration needs {MIN_SCENES} scenes that could be reconstructed, got "
+            f"{max(counts.values(), default=0)}; give more scenes"
+        )
+    if few:
+        logger.warning("not calibrated, fewer than %d scenes: %s", MIN_SCENES, ", ".join(few))
+    noted = {**fitted_on, "scenes": {road: counts[road] for road in counts if road not in few}}
+    tables = {road: fit_table(found) for road, found in samples.items() if road not in few}
+    return Calibration(tables, noted)
 
 
 def reliability_groups(
@@ -283,7 +301,7 @@ def _group(
 ) -> ReliabilityGroup:
     weight = scene_weights(reference)
     error = np.minimum(reference.error, LARGEST_ERROR)
-    k = float((weight * error).sum() / (weight / reference.confidence).sum())
+    k = weighted_median(error * reference.confidence, weight)
     plain = np.minimum(k / samples.confidence.astype(np.float64), LARGEST_ERROR)
     after = None
     if table is not None:
@@ -296,5 +314,5 @@ def _group(
         scenes=used,
         before=reliability(plain, samples),
         after=after,
-        mean_error=float((scene_weights(samples) * observed).sum()),
+        median_error=weighted_median(observed, scene_weights(samples)),
     )

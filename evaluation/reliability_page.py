@@ -38,8 +38,8 @@ def reliability_page(report: ReliabilityReport) -> str:
     intro = (
         f"Model {escape(report.model)}, {state if calibrated else 'not calibrated'}. Each dot is a "
         "tenth of the pixels, by rising predicted error; on the dashed line predicted and observed "
-        "errors are equal. Error: |estimate - truth| / truth, cut at 1, after one factor (a "
-        "median) for each group of cameras. Orange is the plain confidence, read as k / "
+        "errors are equal. Medians of |estimate - truth| / truth after one factor (a "
+        "median, too) for each group of cameras. Orange is the plain confidence, read as k / "
         "confidence; blue the calibrated expected error."
     )
     body = "".join(_group(group) for group in report.groups)
@@ -54,9 +54,11 @@ def reliability_page(report: ReliabilityReport) -> str:
 def _group(group: ReliabilityGroup) -> str:
     error = "not calibrated"
     if group.after is not None:
-        error = f"{group.after.calibration_error:.3f} after"
+        error = (
+            f"{group.after.calibration_error:.3f} after, when {group.after.covered:.0%} lie below"
+        )
     line = (
-        f"{len(group.scenes)} scenes, mean error {group.mean_error:.3f}; expected calibration "
+        f"{len(group.scenes)} scenes, median error {group.median_error:.3f}; expected calibration "
         f"error {group.before.calibration_error:.3f} before, {error}"
     )
     tables = [_table("before", group.before)]
@@ -110,7 +112,7 @@ def _curve(found: Reliability, color: str) -> str:
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     dots = "".join(
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}"><title>predicted '
-        f"{b.predicted:.3f}, observed {b.observed:.3f}, median {b.median:.3f}, {b.pixels} pixels"
+        f"{b.predicted:.3f}, observed {b.observed:.3f}, mean {b.mean:.3f}, {b.pixels} pixels"
         "</title></circle>"
         for (x, y), b in zip(points, found.bins, strict=True)
     )
@@ -119,9 +121,9 @@ def _curve(found: Reliability, color: str) -> str:
 
 def _table(name: str, found: Reliability) -> str:
     rows: Sequence[str] = [
-        f"<tr><td>{b.predicted:.3f}</td><td>{b.observed:.3f}</td><td>{b.median:.3f}</td>"
+        f"<tr><td>{b.predicted:.3f}</td><td>{b.observed:.3f}</td><td>{b.mean:.3f}</td>"
         f"<td>{b.pixels}</td></tr>"
         for b in found.bins
     ]
-    head = f"<tr><th>{name}: predicted</th><th>observed</th><th>median</th><th>pixels</th></tr>"
+    head = f"<tr><th>{name}: predicted</th><th>observed</th><th>mean</th><th>pixels</th></tr>"
     return f"<table>{head}{''.join(rows)}</table>"

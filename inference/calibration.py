@@ -4,9 +4,10 @@ A confidence is a score: higher is surer, but 3 means nothing. An `ErrorTable` t
 expected relative error of a depth, with the one fact about the cameras that decides most: how far a
 depth must change before another photo would notice (`depth_steps`).
 
-The expectation is the mean of min(|s d - t| / t, 1) over the pixels that have an estimate d and a
-true depth t, with one factor s per group of cameras, the median of t / d: without a known distance
-the scale of a scene is free, so its error is no part of this number.
+What is expected is the median: half of the pixels of this confidence have a smaller error
+|s d - t| / t, over the pixels that have an estimate d and a true depth t, with one factor s per
+group of cameras, the median of t / d weighted by log confidence: without a known distance the scale
+of a scene is free, so its error is no part of this number.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ CalibratedRoad = Literal["sweep", "pointmaps", "single"]
 """Where a depth comes from: the two roads of `reconstruct`, or one photo alone."""
 
 LARGEST_ERROR = 1.0
-"""Where relative errors are cut, so that a few wild depths do not decide a mean."""
+"""Where expected errors end: beyond, a depth says nothing."""
 
 LARGEST_STEP = 1.0
 MAX_OTHERS = 8  # photos that are asked how well they see a change of depth

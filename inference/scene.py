@@ -224,9 +224,10 @@ class Scene:
     def expected_error(self, image: int | str, original: bool = False) -> np.ndarray | None:
         """(H, W) float32 expected relative error of each depth, NaN where there is none.
 
-        The mean of |estimate - truth| / truth, cut at 1, that pixels of this confidence and
-        `depth_steps` had on the photos of the calibration, after one factor for the whole
-        component: the error of an unknown scale is not in it.
+        The median of |estimate - truth| / truth that pixels of this confidence and `depth_steps`
+        had on the photos of the calibration: half of such depths are nearer to the truth. One
+        factor for the whole component was taken out first, so the error of an unknown scale is
+        not in it.
 
         Args:
             image: index or name.

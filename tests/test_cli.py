@@ -272,3 +272,16 @@ def test_own_photos_are_judged_without_ground_truth(run: Run, tmp_path: Path) ->
     assert (tmp_path / "own" / "self-consistency.json").is_file()
     refused = run("evaluate", photos, "--no-ground-truth", "--sets", "x")
     assert refused.status == 2 and "leave --sets and --scenes out" in refused.err
+
+
+def test_a_largest_error_needs_a_calibrated_checkpoint(run: Run, tmp_path: Path) -> None:
+    from weav3r.models.config import ModelConfig
+    from weav3r.models.storage import save_checkpoint
+    from weav3r.models.two_view import TwoViewModel
+
+    sizes = {"encoder_dim": 24, "encoder_depth": 1, "encoder_heads": 2}
+    sizes |= {"decoder_dim": 24, "decoder_depth": 2, "decoder_heads": 2}
+    weights = save_checkpoint(TwoViewModel(ModelConfig(**sizes)), tmp_path / "net")
+    options = ["-m", weights, "--max-error", 0.1, "-o", tmp_path / "a.ply"]
+    outcome = run("reconstruct", "--example", "toy", *options)
+    assert outcome.status == 2 and "is not calibrated; `weav3r reliability --fit" in outcome.err

@@ -113,6 +113,8 @@ def reconstruct(
     store = _job_store(job, max_disk)
     where = _engine(engine, ray_address, workers)
     prepare_model(model)
+    if max_error is not None:
+        _check_calibrated(model)
     scene = weav3r.reconstruct(
         source,
         model=model,
@@ -214,6 +216,18 @@ def _engine(name: str, address: str | None, workers: int | None) -> Any:
     if address is not None or workers is not None:
         raise ValueError("--ray-address and --workers go with --engine ray")
     return name
+
+
+def _check_calibrated(model: str) -> None:
+    """Refuse `--max-error` before the long work where no error can be told."""
+    from .models.calibration_file import read_calibration
+    from .models.checkpoint import open_checkpoint
+
+    if read_calibration(open_checkpoint(model).file) is None:
+        raise ValueError(
+            f"--max-error: {model} is not calibrated; `weav3r reliability --fit --model {model}` "
+            "calibrates it"
+        )
 
 
 def _check_selection(format: str, min_confidence: float | None, masked: bool) -> None:

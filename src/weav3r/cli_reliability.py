@@ -23,7 +23,7 @@ def reliability(
         bool,
         typer.Option("--fit", help="Calibrate anew and write the result beside the weights."),
     ] = False,
-    scenes: Annotated[int, typer.Option(min=4, help="Generated scenes to fit on.")] = 24,
+    scenes: Annotated[int, typer.Option(min=8, help="Generated scenes to fit on.")] = 24,
     held_out: Annotated[int, typer.Option(min=0, help="Further ones to measure on.")] = 8,
     max_photos: Annotated[int, typer.Option(min=1, help="Photos of each set.")] = 4,
     textures: Annotated[

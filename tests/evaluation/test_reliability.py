@@ -38,11 +38,11 @@ HEIGHT, WIDTH = 48, 64
 
 
 def drawn(count: int = 6000, scenes: int = 6, seed: int = 0) -> ErrorSamples:
-    """Pixels whose mean error is 0.8 step^0.5 / confidence."""
+    """Pixels whose median error is 0.8 step^0.5 / confidence."""
     rng = np.random.default_rng(seed)
     confidence = rng.uniform(1, 10, count)
     step = np.exp(rng.uniform(np.log(0.005), np.log(0.5), count))
-    error = rng.exponential(0.8 * step**0.5 / confidence)
+    error = rng.exponential(0.8 / np.log(2) * step**0.5 / confidence)
     return ErrorSamples(
         *(values.astype(np.float32) for values in (confidence, step, error)),
         scene=(np.arange(count) % scenes).astype(np.int32),
@@ -161,15 +161,17 @@ def test_reliability_by_hand():
     )
     found = reliability(np.array([0.02, 0.02, 0.4, 0.4]), samples, bins=2)
     assert [b.pixels for b in found.bins] == [2, 2]
-    assert found.bins[1].observed == pytest.approx(0.6)  # 5.0 is cut at 1
-    assert found.calibration_error == pytest.approx((0.0 + 0.2) / 2)
+    assert [b.observed for b in found.bins] == pytest.approx([0.01, 0.2])  # lower medians
+    assert found.bins[1].mean == pytest.approx(0.6)  # 5.0 is cut at 1
+    assert found.calibration_error == pytest.approx((0.01 + 0.2) / 2)
+    assert found.covered == pytest.approx(0.5)
     assert found.within == (1.0, 0.5)
 
 
 def test_report_and_page(tmp_path):
-    fitting, other = {"sweep": drawn(4000)}, {"sweep": drawn(3000, seed=2)}
+    fitting, other = {"sweep": drawn(4000, 8)}, {"sweep": drawn(3000, seed=2)}
     calibration = fit_calibration(fitting, {"note": "<made up>"})
-    assert calibration.fitted_on == {"note": "<made up>", "scenes": {"sweep": 6}}
+    assert calibration.fitted_on == {"note": "<made up>", "scenes": {"sweep": 8}}
     groups = reliability_groups({FITTED: fitting, HELD_OUT: other}, calibration)
     assert [group.name for group in groups] == [FITTED, HELD_OUT]
     held = groups[1]
@@ -187,6 +189,13 @@ def test_report_and_page(tmp_path):
     assert f"calibration error {held.before.calibration_error:.3f} as it is" in report.summary()
     with pytest.raises(ValueError, match="no scene with a true depth"):
         reliability_groups({HELD_OUT: {}}, None)
+
+
+def test_a_road_with_few_scenes_stays_uncalibrated(caplog):
+    fitted = fit_calibration({"sweep": drawn(4000, 8), "single": drawn(4000, 7)}, {})
+    assert list(fitted.roads) == ["sweep"] and "fewer than 8 scenes: single" in caplog.text
+    with pytest.raises(ValueError, match="needs 8 scenes that could be reconstructed, got 7"):
+        fit_calibration({"single": drawn(4000, 7)}, {})
 
 
 def test_procedural_scenes_do_not_depend_on_where_one_starts():

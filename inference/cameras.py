@@ -1,7 +1,8 @@
 """From what the pairs say to the cameras of every component.
 
-Two roads: the matches' (`sfm`) and the pointmaps' (`alignment`). Whichever is taken, the result has
-the same form: cameras in original pixels, and known depths that fix the scale of the dense maps.
+Three roads: the matches' (`sfm`), the pointmaps' (`alignment`), and that of both together
+(`sparse`). Whichever is taken, the result has the same form: cameras in original pixels, and known
+depths that fix the scale of the dense maps. On request the matches have the last word (`polish`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ..geometry.camera import Camera
 from ..geometry.pose import relative_pose
 from ..models.two_view import EncodedImages, TwoViewModel
 from .alignment.pairs import AlignedCameras, PairSamples, align_pairs
+from .dense import DepthMap
 from .graph.verification import verify_edges
 from .graph.view_graph import edges_from_samples, pairs_without_confidence
 from .images import View
@@ -28,11 +30,27 @@ from .known.cameras import apply_known, given_camera
 from .known.evidence import PairPoints, check_evidence, points_of_samples
 from .known.values import Given
 from .matching.descriptors import Matches
+from .polish import polish_cameras
 from .predict import Precision
 from .progress import Progress
 from .report import RejectedPair
 from .scene import Tracks
-from .sfm import MatchGraph, SfmOptions, SfmResult, SparseModel, reconstruct_from_matches
+from .sfm import (
+    MatchGraph,
+    SfmOptions,
+    SfmResult,
+    SparseModel,
+    camera_groups,
+    reconstruct_from_matches,
+)
+from .sparse.align import SparseOptions
+from .sparse.road import (
+    CanonicalStacks,
+    SparseComponent,
+    align_components,
+    shared_points,
+    verify_pair,
+)
 
 
 @dataclass
@@ -49,6 +67,10 @@ class Work:
     focal_votes_px: list[list[float]] = field(default_factory=list)
     own_maps: dict[tuple[int, int], OwnMap] = field(default_factory=dict)
     keeps_own_maps: bool = False
+    road: str = "matches"
+    stacks: CanonicalStacks | None = None
+    sparse: SparseOptions = field(default_factory=SparseOptions)
+    refine: bool = False
     precision: Precision = "float32"
     job: Job | None = None
     given: Given = field(default_factory=Given)
@@ -75,9 +97,10 @@ class Solution:
         anchors: image -> (xy (n, 2) network pixels, depth (n,)) of known points.
         shared: (i, j), i < j -> (n, 3) points that both see, in their component's frame.
         components: images of each component, largest first; lone images too.
-        road: "matches", "pointmaps" or "single".
+        road: "matches", "pointmaps", "sparse" or "single".
         tracks: sparse points with their observations, if the road makes some.
         metric: whether every component has its unit from given metres.
+        reliefs: image -> dense depth that came with the cameras, at network size.
     """
 
     cameras: dict[int, Camera]
@@ -87,6 +110,7 @@ class Solution:
     road: str
     tracks: Tracks | None = None
     metric: bool = False
+    reliefs: dict[int, DepthMap] = field(default_factory=dict)
 
 
 def solve_cameras(
@@ -108,6 +132,9 @@ def solve_cameras(
     if work.given.views:
         work.warnings += check_evidence(work.given, work.views, _pair_points(work), guesses)
     solution = _solve(work, may_switch, options, show)
+    if work.refine and len(work.views) > 1:
+        with work.timed("refine"), show.stage("refine", 1) as _:
+            solution = _polished(work, solution, options)
     fixed = set(work.given.fixed_poses)
     later = fixed if len(fixed) > 1 else set()  # these may join each other by their poses
     solution = _with_lone_photos(work, solution, later)
@@ -126,7 +153,15 @@ def _solve(work: Work, may_switch: bool, options: SfmOptions | None, show: Progr
     if len(work.views) == 1:
         work.warnings.append("one photo only: shape and scale are the network's guess")
         return Solution({}, {}, {}, [], "single")
-    if work.graph is not None:
+    if work.stacks is not None:
+        with work.timed("cameras"), show.stage("cameras", 1) as _:
+            components = _align_sparsely(work, work.stacks, options or SfmOptions())
+        if components:
+            return _from_components(work, components)
+        work.warnings.append(
+            "the matches gave no cameras; the cameras are guesses from the regressed pointmaps"
+        )
+    elif work.graph is not None and work.road == "matches":
         with work.timed("cameras"), show.stage("cameras", 1) as _:
             found = reconstruct_from_matches(
                 work.views, work.graph, _focal_guesses(work), options, work.given
@@ -222,11 +257,17 @@ def _intrinsics(focal: float, height: int, width: int) -> np.ndarray:
 
 
 def _from_sparse(work: Work, found: SfmResult) -> Solution:
+    solution = _of_models(work, found.models)
+    _warn_about_components(work, solution.components, "too few consistent matches")
+    return solution
+
+
+def _of_models(work: Work, found: Sequence[SparseModel]) -> Solution:
     """Bring every model into its own frame: first camera at the identity, median depth one."""
     cameras: dict[int, Camera] = {}
     anchors: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     shared: dict[tuple[int, int], np.ndarray] = {}
-    models = [_to_first_camera(m) for m in found.models]
+    models = [_to_first_camera(m) for m in found]
     for model in models:
         cameras |= model.cameras
         seen_by: dict[int, set[int]] = {}
@@ -239,7 +280,6 @@ def _from_sparse(work: Work, found: SfmResult) -> Solution:
         for i, j in itertools.combinations(sorted(seen_by), 2):
             shared[(i, j)] = model.points[sorted(seen_by[i] & seen_by[j])]
     components = [sorted(m.cameras) for m in models]
-    _warn_about_components(work, components, "too few consistent matches")
     return Solution(cameras, anchors, shared, components, "matches", _tracks(models))
 
 
@@ -363,6 +403,95 @@ def _from_aligned(work: Work, aligned: Sequence[AlignedCameras]) -> Solution:
     components = [list(c.images) for c in aligned]
     _warn_about_components(work, components, "no pair connects them")
     return Solution(cameras, anchors, shared, components, "pointmaps")
+
+
+def _align_sparsely(
+    work: Work, stacks: CanonicalStacks, options: SfmOptions
+) -> list[SparseComponent]:
+    """Sparse alignment of the pairs whose matches fit one camera motion."""
+    guesses = _focal_guesses(work)
+    focals = [v.exif_focal_px or guess for v, guess in zip(work.views, guesses, strict=True)]
+    accepted, refused = [], {}
+    for pair, matches in sorted(work.matches.items()):
+        limit = options.max_error_network_px
+        verified = verify_pair(work.views, pair, matches, focals, limit, options.seed)
+        count = int(verified.inliers.sum())
+        if count >= max(options.min_inliers, options.min_inlier_ratio * len(matches)):
+            accepted.append(verified)
+        else:
+            refused[pair] = f"only {count} of {len(matches)} matches fit one camera motion"
+    _reject(work, refused)
+    known = {
+        i: float(np.sqrt(entry.fixed_K[0, 0] * entry.fixed_K[1, 1]))
+        for i, entry in work.given.views.items()
+        if entry.fixed_K is not None
+    }
+    lens = camera_groups(work.views, options.share_focal, work.given)
+    return align_components(work.views, stacks, accepted, focals, lens, known, work.sparse)
+
+
+def _from_components(work: Work, components: Sequence[SparseComponent]) -> Solution:
+    cameras: dict[int, Camera] = {}
+    anchors: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    shared: dict[tuple[int, int], np.ndarray] = {}
+    reliefs: dict[int, DepthMap] = {}
+    for component in components:
+        found = component.alignment
+        for n, index in enumerate(component.images):
+            view, ledger = component.views[n], work.views[index].ledger
+            K = _intrinsics(float(found.focal_px[n]), 0, 0)
+            K[:2, 2] = found.principal_point_px[n]
+            height, width = ledger.original_size
+            pose = found.cam_from_world[n]
+            cameras[index] = Camera(ledger.K_to_original(K), pose, height, width)
+            anchors[index] = view.core_xy, found.core_depth[n].reshape(-1)
+            depth = found.dense_depth(n, view).astype(np.float32)
+            reliefs[index] = DepthMap(depth, 1.0 + view.confidence)
+        shared |= shared_points(component)
+    images = [c.images for c in components]
+    _warn_about_components(work, images, "too few consistent matches")
+    return Solution(cameras, anchors, shared, images, "sparse", reliefs=reliefs)
+
+
+def _polished(work: Work, solution: Solution, options: SfmOptions | None) -> Solution:
+    """The same components with cameras adjusted to tracks, those apart that lost a photo."""
+    if work.graph is None:
+        return solution
+    models = polish_cameras(
+        *(work.views, work.graph, solution.cameras, solution.components, options, work.given)
+    )
+    whole = [m for m in models if sorted(m.cameras) in solution.components]
+    done = [sorted(m.cameras) for m in whole]
+    for members in solution.components:
+        if len(members) > 1 and members not in done:
+            names = ", ".join(work.views[i].name for i in members)
+            work.warnings.append(f"not refined, too few points that all see: {names}")
+    if not whole:
+        return solution
+    found = _of_models(work, whole)
+    return replace(
+        solution,
+        cameras=solution.cameras | found.cameras,
+        anchors=solution.anchors | found.anchors,
+        shared=solution.shared | found.shared,
+        tracks=found.tracks,
+        reliefs=solution.reliefs | _rescaled(solution.reliefs, found.anchors),
+    )
+
+
+def _rescaled(
+    reliefs: dict[int, DepthMap], anchors: dict[int, tuple[np.ndarray, np.ndarray]]
+) -> dict[int, DepthMap]:
+    """Dense depths in the unit of known ones."""
+    found = {}
+    for i in sorted(set(reliefs) & set(anchors)):
+        xy, depth = anchors[i]
+        height, width = reliefs[i].depth.shape
+        column = np.clip(np.floor(xy[:, 0]).astype(int), 0, width - 1)
+        row = np.clip(np.floor(xy[:, 1]).astype(int), 0, height - 1)
+        unit = np.float32(np.median(depth / reliefs[i].depth[row, column]))
+        found[i] = DepthMap(reliefs[i].depth * unit, reliefs[i].confidence)
+    return found
 
 
 def _aligned_view(

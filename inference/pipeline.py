@@ -42,15 +42,17 @@ from .job.planner import MANY_VIEWS, OWN_MAPS_BYTES, Settings, plan
 from .job.store import JobStore
 from .known.cameras import with_known_depth
 from .known.values import KnownSource, as_known, masked_matches, masked_samples, resolve, with_masks
-from .matching.descriptors import MatchingOptions
+from .matching.descriptors import MatchingOptions, merge_matches
 from .predict import Precision, encode_views, mixed_precision, predict_pairs
 from .progress import Progress, make_progress
 from .report import EdgeReport, SceneReport
 from .residuals import edge_reports
 from .scene import Scene, SceneView
 from .sfm import MatchGraph, SfmOptions
+from .sparse.align import SparseOptions
+from .sparse.road import CanonicalStacks
 
-CameraRoad = Literal["auto", "matches", "pointmaps"]
+CameraRoad = Literal["auto", "matches", "sparse", "pointmaps"]
 DepthRoad = Literal["auto", "sweep", "pointmaps"]
 Engine = Literal["local", "ray"] | RayOptions
 
@@ -66,8 +68,10 @@ def reconstruct(
     depth: DepthRoad = "auto",
     known: KnownSource | None = None,
     focal_px: float | None = None,
+    refine: bool = False,
     matching: MatchingOptions | None = None,
     sfm: SfmOptions | None = None,
+    sparse: SparseOptions | None = None,
     sweep: SweepOptions | None = None,
     batch_size: int = 2,
     precision: Precision = "float32",
@@ -84,16 +88,19 @@ def reconstruct(
         device: "auto", "cpu", "cuda", "mps", ...; ignored for a loaded model.
         size: long side of the network's input in pixels; default: the best measured for the model.
         graph: which pairs are compared, see `make_pairs`.
-        cameras: "matches" (descriptor matches, verification, bundle adjustment), "pointmaps"
-            (alignment of the regressed pointmaps) or "auto" (what measured better for the model;
-            the other road where it fails).
+        cameras: "matches" (descriptor matches, verification, bundle adjustment), "sparse" (matches
+            and regressed depth together: matched points first meet in space, then in the pictures),
+            "pointmaps" (alignment of the regressed pointmaps) or "auto" (what measured better for
+            the model; the other road where it fails).
         depth: "sweep" (descriptors compared along viewing rays), "pointmaps", or "auto".
         known: intrinsics, poses, depths, masks and distances that are known, for some photos or
             all: a `weav3r.Known`, a dict of file name -> `weav3r.KnownView` (or a dict of its
             fields), a COLMAP model folder, a transforms.json or a cameras.json. Fixed values come
             back bit for bit; given poses set the world frame and its unit.
         focal_px: known focal length of all photos, in original pixels.
-        matching, sfm, sweep: options of the stages.
+        refine: in the end, adjust the cameras together with tracks of the matches, whichever road
+            they came; the tracks are in `scene.tracks` and in exported COLMAP models.
+        matching, sfm, sparse, sweep: options of the stages.
         batch_size: pairs decoded at once; halved when memory runs out. A processor takes them one
             at a time.
         precision: of the network's matrix products, "bfloat16" and "float16" are faster on GPUs.
@@ -112,8 +119,9 @@ def reconstruct(
     Returns:
         The scene, with every connected set of photos as a component of its own. World frame of a
         component: that of its first camera, or of the known poses; OpenCV axes. Everything is in
-        original pixels. Photos that could not be placed have no camera; `scene.report` names them
-        and every file that was skipped.
+        original pixels. A photo that was joined with no other is a component of its own, with one
+        camera and the depth that the network guesses; `scene.report` names these, the pairs that
+        were not believed and why, and every file that was skipped.
 
     Raises:
         FileNotFoundError: a photo or folder does not exist.
@@ -122,7 +130,7 @@ def reconstruct(
         ConventionError: something known follows another convention; the message names it.
     """
     known = as_known(known, focal_px)
-    _check_choice("cameras", cameras, ("auto", "matches", "pointmaps"))
+    _check_choice("cameras", cameras, ("auto", "matches", "sparse", "pointmaps"))
     _check_choice("depth", depth, ("auto", "sweep", "pointmaps"))
     if not isinstance(engine, RayOptions):
         _check_choice("engine", engine, ("local", "ray"))
@@ -134,10 +142,12 @@ def reconstruct(
         defaults = inference_defaults(network)
         camera_road = defaults.cameras if cameras == "auto" else cameras
         depth_road = defaults.depth if depth == "auto" else depth
-        if not network.config.descriptor_dim and (cameras == "matches" or depth == "sweep"):
+        if not network.config.descriptor_dim and (
+            cameras in ("matches", "sparse") or depth == "sweep" or refine
+        ):
             raise ValueError(
-                f"{network.config.name} predicts no descriptors, which cameras='matches' and "
-                "depth='sweep' need; leave both at 'auto'"
+                f"{network.config.name} predicts no descriptors, which cameras='matches', "
+                "cameras='sparse', depth='sweep' and refine=True need; leave them at their defaults"
             )
         size = defaults.size if size is None else size
         settings = Settings(pair_batch=batch_size)
@@ -169,7 +179,11 @@ def reconstruct(
         work.warnings += given.warnings
         fit = settings.keeps_own_maps and _own_maps_fit(work)
         work.keeps_own_maps = fit and depth_road == "pointmaps"
-        _decode(work, camera_road, matching, settings.pair_batch, show)
+        work.road, work.refine = camera_road, refine
+        if camera_road == "sparse" and len(work.views) > 1:
+            work.sparse = sparse or SparseOptions()
+            work.stacks = CanonicalStacks(work.views)
+        _decode(work, matching, settings.pair_batch, show)
         solution = solve_cameras(work, cameras == "auto", sfm, show)
         maps = _densify(work, solution, depth_road, sweep, show)
         maps = with_known_depth(maps, given, work.views)
@@ -179,6 +193,7 @@ def reconstruct(
         "graph": graph,
         "cameras": solution.road,
         "depth": depth_road,
+        **({"refine": True} if refine else {}),
         "device": str(network.device),
         **({"known": given.summary()} if given.summary() else {}),
     }
@@ -264,13 +279,13 @@ def _own_maps_fit(work: Work) -> bool:
 
 def _decode(
     work: Work,
-    road: str,
     options: MatchingOptions | None,
     batch_size: int,
     show: Progress,
 ) -> None:
     """Decode every pair once and keep what the solvers need: matches, samples, focal lengths."""
-    matched = road == "matches" and work.model.config.descriptor_dim > 0 and len(work.views) > 1
+    wanted = work.road in ("matches", "sparse") or work.refine
+    matched = wanted and work.model.config.descriptor_dim > 0 and len(work.views) > 1
     if options is None:  # more photos see each point more often, so each pair may be sparser
         few = len(work.views) <= 4
         options = MatchingOptions() if few else MatchingOptions(step=6, search_stride=3)
@@ -278,7 +293,10 @@ def _decode(
     stage = "decode and match" if matched else "decode"
     with work.timed(stage), show.stage(stage, len(work.pairs)) as advance:
         reader = PairReader(
-            *(work.views, options if matched else None, work.keeps_own_maps, work.model.device)
+            work.views,
+            options if matched else None,
+            work.keeps_own_maps or work.stacks is not None,
+            work.model.device,
         )
         if work.job is None:
             results = predict_pairs(
@@ -294,8 +312,11 @@ def _decode(
 
 def _gather(work: Work, pair: PairEvidence) -> None:
     i, j = pair.first, pair.second
-    if pair.own_maps is not None:
+    if pair.own_maps is not None and work.keeps_own_maps:
         work.own_maps[(i, j)], work.own_maps[(j, i)] = pair.own_maps
+    if pair.own_maps is not None and work.stacks is not None:
+        for index, own, sample in zip((i, j), pair.own_maps, pair.samples, strict=True):
+            work.stacks.add(index, own, sample.focal_px)
     work.samples += [masked_samples(sample, work.views) for sample in pair.samples]
     for index, sample in zip((i, j), pair.samples, strict=True):
         if np.isfinite(sample.focal_px) and sample.focal_px > 0:
@@ -307,7 +328,8 @@ def _gather(work: Work, pair: PairEvidence) -> None:
         )
         work.graph.add(i, j, forward)
         work.graph.add(i, j, backward)
-        work.matches[(i, j)] = forward
+        # the sparse alignment asks for neither tracks nor order, but for many matches
+        work.matches[(i, j)] = forward if work.stacks is None else merge_matches(forward, backward)
 
 
 # -- depth -----------------------------------------------------------------------------------------
@@ -328,6 +350,10 @@ def _densify(
     with work.timed("depth"), show.stage("depth", len(cameras)) as advance:
         for i in sorted(cameras):
             others = neighbours[i]
+            if road == "pointmaps" and i in solution.reliefs:
+                maps[i] = solution.reliefs[i]
+                advance(1)
+                continue
             if road == "sweep" and others:
                 compute = partial(
                     _sweep, *(work, cameras, i, others, solution.anchors[i][1], options)
@@ -345,7 +371,7 @@ def _densify(
         if len(maps) > 1 and road == "sweep":
             shares = check_consistency(maps, cameras, neighbours, options.agreement)
             maps = {
-                i: DepthMap(m.depth, 1.0 + (m.confidence - 1.0) * shares[i])
+                i: DepthMap(m.depth, 1.0 + (m.confidence - 1.0) * shares[i]) if neighbours[i] else m
                 for i, m in maps.items()
             }
     return maps

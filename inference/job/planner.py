@@ -43,6 +43,7 @@ _PROCESS_BYTES = 330 * 10**6  # interpreter, torch and the other libraries
 _RUNNING_BYTES = 80 * 10**6  # code and buffers that come with the first work
 _SCRATCH = 1.45  # what kernels and the allocator take beyond the tensors of a decoding
 _PAIR_BYTES = 330_000  # samples on the grid (2 x 2 x 2025 x 4 x 8 bytes) and matches
+_STACK_BYTES = 52  # per pixel: sums over the pairs of its photo, and what comes of them
 _TRACK_BYTES = 60_000  # per pair, while cameras are made from matches
 _HOST_OPERATIONS_PER_S = 40e9  # of one processor core, float32, where nothing was measured
 _GPU_OPERATIONS_PER_S = {"cuda": 15e12, "mps": 2e12}  # the same, modest cards
@@ -204,6 +205,7 @@ def plan(
     defaults = config_defaults(config)
     size = defaults.size if size is None else size
     originals, unreadable = _read_headers(photos)
+    road = defaults.cameras if cameras == "auto" else cameras
     work = _Work(
         config=config,
         device=place.type,
@@ -211,7 +213,8 @@ def plan(
         graph=graph,
         originals=originals,
         unreadable=unreadable,
-        matched=(defaults.cameras if cameras == "auto" else cameras) == "matches",
+        matched=road in ("matches", "sparse"),
+        stacked=road == "sparse",
         swept=(defaults.depth if depth == "auto" else depth) == "sweep",
     )
     made = _fit(work, limit)
@@ -275,6 +278,7 @@ class _Work:
     originals: Sequence[tuple[int, int]]
     unreadable: list[str]
     matched: bool
+    stacked: bool
     swept: bool
 
     def plan(self, settings: Settings) -> Plan:
@@ -325,7 +329,9 @@ class _Work:
             "weights": costs.weights_bytes,
             "photos": 12 * pixels,
             "features": waiting * encoded,
-            "pair data": pairs * _PAIR_BYTES + (own_maps if own_maps <= OWN_MAPS_BYTES else 0),
+            "pair data": pairs * _PAIR_BYTES
+            + (own_maps if own_maps <= OWN_MAPS_BYTES else 0)
+            + (_STACK_BYTES * pixels if self.stacked else 0),
             "dense depth": 19 * pixels,  # depth and confidence, twice while they are put together
         }
 

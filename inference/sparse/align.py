@@ -59,6 +59,8 @@ class SparseOptions:
         principal_weight: pulls principal points to the image centres: this times the mean of
             their squared shifts, as shares of the image, is added to the objective. Without it, a
             few pixels of shift are bought with a turn of the camera.
+        focal_weight: the same for the squared change of the logarithms of focal lengths. Photos
+            taken side by side hardly tell a longer focal length from a flatter scene.
         metric: whether regressed points share the unit of all canonical views.
     """
 
@@ -76,6 +78,7 @@ class SparseOptions:
     free_principal_point: bool = True
     free_depth: bool = True
     principal_weight: float = 10.0
+    focal_weight: float = 0.03
     metric: bool = True
 
 
@@ -159,6 +162,8 @@ def align_sparse(
     priors = Priors(
         principal_weight=options.principal_weight,
         principal_start=state.principal_point,
+        focal_weight=options.focal_weight,
+        focal_start=state.log_focal,
     )
     coarse = [
         Term("points", match_links(cores, used), options.coarse_gamma, 1.0, regression.floor),

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.linalg import LinAlgError
 
 from .problem import Cores, Float64Array, IntArray
-from .state import PRINCIPAL, SIZE, State
+from .state import FOCAL, PRINCIPAL, SIZE, State
 from .system import Normal, build
 from .terms import Term
 
@@ -25,25 +25,34 @@ class Priors:
         principal_weight: of the mean over the lenses of the squared distance of the principal
             point, as a share of the image, from the start.
         principal_start: (L, 2) shares.
+        focal_weight: of the mean squared distance of the log focal lengths from the start.
+        focal_start: (L,) logarithms.
     """
 
     principal_weight: float
     principal_start: Float64Array
+    focal_weight: float
+    focal_start: Float64Array
 
     def value(self, state: State) -> float:
         """Penalty of a state, in the unit of the objective."""
-        square = ((state.principal_point - self.principal_start) ** 2).sum(-1)
-        return self.principal_weight * float(square.mean())
+        principal = ((state.principal_point - self.principal_start) ** 2).sum(-1).mean()
+        focal = ((state.log_focal - self.focal_start) ** 2).mean()
+        return self.principal_weight * float(principal) + self.focal_weight * float(focal)
 
     def add(self, normal: Normal, state: State, columns: IntArray) -> None:
         """Add the penalties to the normal equations of all parameters that are free."""
         lenses, one = np.unique(state.lens, return_index=True)
-        away = (state.principal_point - self.principal_start)[lenses]
-        weight = 2 * self.principal_weight / len(state.principal_point)
-        for k, column in enumerate(range(PRINCIPAL.start, PRINCIPAL.stop)):
-            at = columns[one, column]
-            np.add.at(normal.hessian, (at, at), weight)
-            np.add.at(normal.gradient, at, weight * away[:, k])
+        principal = (state.principal_point - self.principal_start)[lenses].T
+        focal = (state.log_focal - self.focal_start)[lenses]
+        for column, weight, away in (
+            (FOCAL, self.focal_weight, focal),
+            (PRINCIPAL.start, self.principal_weight, principal[0]),
+            (PRINCIPAL.start + 1, self.principal_weight, principal[1]),
+        ):
+            at, factor = columns[one, column], 2 * weight / len(state.log_focal)
+            np.add.at(normal.hessian, (at, at), factor)
+            np.add.at(normal.gradient, at, factor * away)
 
 
 def minimise(

@@ -42,8 +42,13 @@ def reconstruct(
     graph: Annotated[
         str, typer.Option(help="Pairs: auto, complete, swin-3, logwin-3, oneref-0.")
     ] = "auto",
-    cameras: Annotated[str, typer.Option(help="Cameras from: auto, matches, pointmaps.")] = "auto",
+    cameras: Annotated[
+        str, typer.Option(help="Cameras from: auto, matches, sparse (both), pointmaps.")
+    ] = "auto",
     depth: Annotated[str, typer.Option(help="Depth from: auto, sweep, pointmaps.")] = "auto",
+    refine: Annotated[
+        bool, typer.Option("--refine", help="In the end, adjust the cameras to tracks of matches.")
+    ] = False,
     known: Annotated[
         Path | None,
         typer.Option(help="Known cameras: COLMAP folder, transforms.json, cameras.json, K.txt."),
@@ -125,6 +130,7 @@ def reconstruct(
         depth=depth,  # type: ignore[arg-type]
         known=known,
         focal_px=focal,
+        refine=refine,
         precision=precision,  # type: ignore[arg-type]
         job=store,
         max_memory=max_memory,

@@ -51,7 +51,8 @@ class SceneReport:
         pairs: (i, j) indices into `images` of the pairs that support the result.
         rejected: pairs that were looked at and not believed.
         edges: how well the matches of each pair fit the result; empty where none were made.
-        components: groups of image names that share one world frame, largest first.
+        components: groups of image names that share one world frame, largest first; an image that
+            was joined with no other is a group of its own.
         timings_s: seconds per stage, in the order of the stages.
         warnings: sentences about the result as a whole.
         model: name or path of the network.
@@ -71,8 +72,10 @@ class SceneReport:
 
     @property
     def unregistered(self) -> list[str]:
-        """Names of the images that were loaded but are in no component."""
-        placed = {name for group in self.components for name in group}
+        """Names of the images that were joined with no other; none for a single image."""
+        if len(self.images) == 1 and self.components:
+            return []
+        placed = {name for group in self.components if len(group) > 1 for name in group}
         return [name for name in self.images if name not in placed]
 
     def to_dict(self) -> dict[str, Any]:
@@ -104,7 +107,7 @@ class SceneReport:
 
     def summary(self, limit: int = 10) -> str:
         """Text of a few lines; long lists are cut to `limit` entries."""
-        placed = sum(map(len, self.components))
+        placed = len(self.images) - len(self.unregistered)
         lines = [f"{placed} of {len(self.images)} images placed, from {len(self.pairs)} pairs"]
         if len(self.components) > 1:
             sizes = ", ".join(str(len(group)) for group in self.components)

@@ -13,13 +13,15 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pycolmap
 
 from ..geometry.camera import Camera
+from .contradictions import drop_contradicted
+from .graph.verification import VerificationOptions
 from .images import View
 from .known.sfm import group_key, hold_known, known_camera, seed_model, weigh_focals
 from .known.values import Given
@@ -36,6 +38,7 @@ class SfmOptions:
         max_error_network_px: inlier threshold, in pixels of the network's input.
         min_inliers: a pair with fewer geometrically consistent matches is rejected.
         min_inlier_ratio: the same for the share of consistent matches.
+        verification: when pairs contradict each other, see `verify_edges`; None believes all.
         share_focal: one focal length for all photos of equal size and EXIF focal length.
         seed: of every RANSAC and of the mapper.
         threads: of the mapper; one thread makes the result repeatable to the bit.
@@ -44,6 +47,7 @@ class SfmOptions:
     max_error_network_px: float = 1.5
     min_inliers: int = 24
     min_inlier_ratio: float = 0.15
+    verification: VerificationOptions | None = VerificationOptions(front_share=0.02)
     share_focal: bool = True
     seed: int = 0
     threads: int = 1
@@ -51,11 +55,19 @@ class SfmOptions:
 
 @dataclass(frozen=True)
 class PairVerification:
-    """What geometric verification said about a pair."""
+    """What geometric verification said about a pair.
+
+    Attributes:
+        num_matches: matches looked at.
+        num_inliers: those that fit one camera motion.
+        accepted: whether the pair is believed.
+        reason: why not, one clause.
+    """
 
     num_matches: int
     num_inliers: int
     accepted: bool
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -145,6 +157,7 @@ def reconstruct_from_matches(
         database_path = Path(folder) / "database.db"
         write_database(database_path, views, keypoints, pairs, focal_guess_px, options, given)
         verdicts = verify_pairs(database_path, Path(folder), views, pairs, options)
+        verdicts |= _contradicted(database_path, keypoints, views, verdicts, options)
         accepted = [pair for pair, verdict in verdicts.items() if verdict.accepted]
         best: list[SparseModel] = []
         if accepted:
@@ -155,6 +168,27 @@ def reconstruct_from_matches(
                 if _registered(best) == len(views):
                     break
     return SfmResult(best, verdicts)
+
+
+def _contradicted(
+    database_path: Path,
+    keypoints: list[np.ndarray],
+    views: Sequence[View],
+    verdicts: dict[tuple[int, int], PairVerification],
+    options: SfmOptions,
+) -> dict[tuple[int, int], PairVerification]:
+    """The pairs that the others refute, taken out of the database."""
+    if options.verification is None:
+        return {}
+    accepted = [pair for pair, verdict in verdicts.items() if verdict.accepted]
+    max_error = options.max_error_network_px * max(v.pixel_scale for v in views)
+    dropped = drop_contradicted(
+        database_path, keypoints, accepted, max_error, options.verification, options.seed
+    )
+    return {
+        pair: replace(verdicts[pair], accepted=False, reason=reason)
+        for pair, reason in dropped.items()
+    }
 
 
 @contextmanager
@@ -276,11 +310,9 @@ def verify_pairs(
             if database.exists_two_view_geometry(first + 1, second + 1):
                 found = database.read_two_view_geometry(first + 1, second + 1)
                 inliers = len(found.inlier_matches)
-            verdicts[(first, second)] = PairVerification(
-                num_matches=len(pairs[(first, second)]),
-                num_inliers=inliers,
-                accepted=inliers >= options.min_inliers,
-            )
+            total, accepted = len(pairs[(first, second)]), inliers >= options.min_inliers
+            reason = "" if accepted else f"only {inliers} of {total} matches fit one camera motion"
+            verdicts[(first, second)] = PairVerification(total, inliers, accepted, reason)
     return verdicts
 
 

@@ -47,6 +47,8 @@ class RelativeEdge:
             the pair knows no lengths.
         weight: trust in the pair before any check, e.g. its number of matches.
         front: what one image saw in front of the other's surfaces, when that was looked at.
+        slack: share of the depth by which the pair's own evidence disagrees with itself; lengths
+            and positions that differ by three times this are no contradiction.
     """
 
     first: int
@@ -56,6 +58,7 @@ class RelativeEdge:
     scale: float | None = None
     weight: float = 1.0
     front: FrontEvidence | None = None
+    slack: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,8 @@ def verify_edges(
             )
     triangles = find_triangles(len(names), arrays.ends)
     errors = cycle_errors(arrays, triangles, options.shortest_perimeter)
-    consistent = _consistent(errors, options)
+    slack = np.array([edge.slack for edge in edges])[triangles].max(axis=1, initial=0.0)
+    consistent = _consistent(errors, 3 * slack, options)
     order, share, confirmed = blame(
         triangles, consistent, refuted, arrays.weight, options.largest_blame
     )
@@ -192,12 +196,14 @@ def _as_arrays(edges: Sequence[RelativeEdge], num_images: int) -> EdgeArrays:
     )
 
 
-def _consistent(errors: CycleErrors, options: VerificationOptions) -> BoolArray:
+def _consistent(
+    errors: CycleErrors, slack: Float64Array, options: VerificationOptions
+) -> BoolArray:
     return (
         (errors.rotation_deg <= options.rotation_deg)
         & (errors.direction_deg <= options.direction_deg)
-        & (errors.translation <= options.translation)
-        & (errors.log_scale <= options.log_scale)
+        & (errors.translation <= options.translation + slack)
+        & (errors.log_scale <= options.log_scale + slack)
     )
 
 

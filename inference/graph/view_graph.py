@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from ...geometry.pose import RelativePoseEstimate
     from ..alignment.pairs import PairSamples
 
+_TOLERANCE = 0.1  # share of the depth by which a point must be nearer than a surface
+_SURE_SHARE = 0.25  # of a photo, that a network knows of which it is asked about others
+_SEEN_SHARE = 0.02  # of the other photo, above which it is seen
 _UNSURE = 1.01  # confidence of pixels of which the network knows nothing, such as sky
 
 
@@ -43,7 +46,8 @@ def edges_from_samples(samples: Sequence[PairSamples]) -> list[RelativeEdge]:
 
     Every image gets a frame of its own: its camera, with the median depth of its own pointmaps as
     unit. The more confident direction of a pair gives the similarity between the two frames; the
-    sure points of each image are held against the surfaces of the other.
+    sure points of each image are held against the surfaces of the other, the more generously the
+    less the pair agrees with the images' own pointmaps.
 
     Args:
         samples: directed pairs on the sampling grid, as from `sample_pair`.
@@ -67,6 +71,26 @@ def edges_from_samples(samples: Sequence[PairSamples]) -> list[RelativeEdge]:
         for key, (score, sample) in sorted(best.items())
         if key[0] in own and key[1] in own
     ]
+
+
+def pairs_without_confidence(samples: Sequence[PairSamples]) -> list[tuple[int, int]]:
+    """Pairs in which neither photo is surely seen in the other's frame.
+
+    Only networks that know their confidence are asked: those that are sure of something in the
+    photos' own frames.
+
+    Returns:
+        (first, second) of unordered pairs, sorted.
+    """
+    seen: dict[tuple[int, int], bool] = {}
+    for sample in samples:
+        if sample.frame == sample.other:
+            continue
+        own, other = ((c > _UNSURE).double().mean().item() for c in sample.confidence)
+        key = (min(sample.frame, sample.other), max(sample.frame, sample.other))
+        knows = own >= _SURE_SHARE
+        seen[key] = seen.get(key, False) or not knows or other >= _SEEN_SHARE
+    return sorted(key for key, known in seen.items() if not known)
 
 
 def edge_from_matches(
@@ -125,9 +149,14 @@ def _edge(
     second_from_first = frame_from_other
     if sample.frame == key[0]:
         second_from_first = frame_from_other.inverse()
-    front = front_evidence(frame.observed, _placed(frame_from_other, other)) + front_evidence(
-        other.observed, _placed(frame_from_other.inverse(), frame)
+    slack = max(
+        _disagreement(to_frame, frame.points, sample.points[0], frame.sure),
+        _disagreement(to_other, other.points, sample.points[1], other.sure),
     )
+    tolerance = _TOLERANCE + 3 * slack
+    front = front_evidence(
+        frame.observed, _placed(frame_from_other, other), tolerance
+    ) + front_evidence(other.observed, _placed(frame_from_other.inverse(), frame), tolerance)
     return RelativeEdge(
         first=key[0],
         second=key[1],
@@ -136,7 +165,16 @@ def _edge(
         scale=float(second_from_first.scale),
         weight=score,
         front=front,
+        slack=slack,
     )
+
+
+def _disagreement(fit: Similarity, own: Tensor, seen: Tensor, sure: Tensor) -> float:
+    """Median distance between a pair's points and the image's own, over their distance."""
+    if not sure.any():
+        return 0.0
+    off = (fit.apply(own[sure]) - seen[sure]).norm(dim=-1)
+    return float((off / seen[sure].norm(dim=-1).clamp_min(1e-12)).median())
 
 
 def _placed(similarity: Similarity, image: _OwnMap) -> Float64Array:

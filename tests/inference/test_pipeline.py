@@ -90,7 +90,8 @@ def test_an_unrelated_photo_is_left_out_and_named(model: TwoViewModel, tmp_path:
     Image.fromarray(noise).save(tmp_path / "noise.png")
     photos = [*sorted(weav3r.example_photos()["toy"].glob("*.jpg")), tmp_path / "noise.png"]
     scene = weav3r.reconstruct(photos, model, size=SIZE, progress=False)
-    assert scene.cameras[2] is None and scene.cameras[0] is not None
+    assert scene.components == [[0, 1], [2]]  # with a camera of its own
+    assert scene.cameras[2] is not None and np.isfinite(scene.depth(2)).all()
     assert scene.report.unregistered == ["noise.png"]
     assert any("noise.png" in r.second for r in scene.report.rejected)
 
@@ -99,9 +100,26 @@ def test_two_photos_of_different_places_are_not_joined_by_matches(model: TwoView
     examples = weav3r.example_photos()
     photos = [sorted(examples[name].glob("*.jpg"))[0] for name in ("living_room", "toy")]
     scene = weav3r.reconstruct(photos, model, size=SIZE, progress=False)
+    assert scene.components == [[0], [1]]
     assert len(scene.report.rejected) == 1
-    assert scene.report.settings["cameras"] == "pointmaps"
-    assert any("show different places" in w for w in scene.report.warnings)
+    assert scene.report.unregistered == scene.images
+    assert any("joined with no other photo" in w for w in scene.report.warnings)
+    assert all(camera is not None for camera in scene.cameras)
+    assert len(scene.point_cloud(component=1)) > 1000
+
+
+def test_two_unrelated_sets_of_photos_are_two_components(model: TwoViewModel) -> None:
+    examples = weav3r.example_photos()
+    photos = [photo for name in ("toy", "leuven") for photo in sorted(examples[name].glob("*.jpg"))]
+    scene = weav3r.reconstruct(photos, model, size=SIZE, depth="pointmaps", progress=False)
+    assert sorted(scene.components) == [[0, 1], [2, 3]]
+    for members in scene.components:  # each in a frame of its own
+        first = scene.cameras[members[0]]
+        assert first is not None and np.allclose(first.cam_from_world, np.eye(4))
+    apart = {(photos[i].name, photos[j].name) for i in (0, 1) for j in (2, 3)}
+    assert {(r.first, r.second) for r in scene.report.rejected} == apart
+    assert scene.report.unregistered == []
+    assert any("2 groups (2, 2 photos)" in w for w in scene.report.warnings)
 
 
 def test_the_pointmap_road_gives_a_scene_too(model: TwoViewModel) -> None:

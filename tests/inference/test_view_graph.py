@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,11 @@ import torch
 from weav3r.geometry.pose import RelativePoseEstimate
 from weav3r.inference.alignment.pairs import PairSamples
 from weav3r.inference.graph.verification import verify_edges
-from weav3r.inference.graph.view_graph import edge_from_matches, edges_from_samples
+from weav3r.inference.graph.view_graph import (
+    edge_from_matches,
+    edges_from_samples,
+    pairs_without_confidence,
+)
 
 _spec = importlib.util.spec_from_file_location("building", Path(__file__).with_name("building.py"))
 assert _spec is not None and _spec.loader is not None
@@ -118,3 +123,39 @@ def test_matches_give_directions_without_lengths():
     assert turned is not None
     assert turned.translation.tolist() == [0, 0, 0]
     assert edge_from_matches(2, 5, _estimate(reason="too few matches")) is None
+
+
+def _confident(frame, other, own, seen):
+    """A sample of which a share `own` of the frame and `seen` of the other is surely known."""
+    sure = torch.ones(2, SIDE**2, dtype=torch.float64)
+    for row, share in zip(sure, (own, seen), strict=True):
+        row[: round(share * len(row))] = 4.0
+    points = torch.rand(2, SIDE**2, 3, dtype=torch.float64)
+    return PairSamples(frame, other, points, sure, (SIZE, SIZE), 30.0)
+
+
+def test_pairs_that_a_network_is_sure_of_nothing_in_are_found():
+    pairs = {
+        (0, 1): [(0.9, 0.0), (0.8, 0.0)],  # unrelated
+        (0, 2): [(0.9, 0.0), (0.9, 0.4)],  # one direction is enough
+        (1, 2): [(0.0, 0.0), (0.0, 0.0)],  # the network says nothing of its confidence
+    }
+    samples = []
+    for (i, j), (forward, backward) in pairs.items():
+        samples += [_confident(i, j, *forward), _confident(j, i, *backward)]
+    samples.append(_confident(3, 3, 0.9, 0.0))
+    assert pairs_without_confidence(samples) == [(0, 1)]
+
+
+def test_a_network_that_contradicts_itself_refutes_nothing():
+    """Noise of 10 % in the pair's pointmaps: the evidence in front asks for more than that."""
+    rng = np.random.default_rng(0)
+    samples = []
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        for a, b in ((i, j), (j, i)):
+            sample = _sample(a, b)
+            shake = 1 + 0.1 * torch.from_numpy(rng.normal(size=(2, SIDE**2, 1)))
+            samples.append(replace(sample, points=sample.points * shake))
+    edges = edges_from_samples(samples)
+    assert all(0.03 < edge.slack < 0.3 for edge in edges)
+    assert verify_edges(edges, ["a", "b", "c"]).rejected == []

@@ -238,7 +238,7 @@ class Trainer:
             sum(p.numel() for p in self.model.parameters() if p.requires_grad or not only) / 1e6
             for only in (False, True)
         )
-        part = f" ({trained:.1f} M of them trained)" if trained < count else ""
+        part = f" ({trained:.1f} M of them trained)" if trained < 0.99 * count else ""
         logger.info("%.1f M parameters%s on %s, %s", count, part, self.device, self.dtype)
         clock = Clock(minutes, self.recipe.steps, self.seconds)
         try:

@@ -11,8 +11,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor, nn
 
 from .config import Recipe
@@ -58,6 +59,22 @@ class _Pair:
     view2: _Points
 
 
+@dataclass(frozen=True)
+class Sample:
+    """What a network makes of a validation pair, for people to look at.
+
+    Attributes:
+        image1, image2: RGB.
+        depth: true z of view 1 over the scale of the pair; NaN where unknown.
+        predicted: z of the network over the scale of its pointmaps.
+    """
+
+    image1: UInt8[np.ndarray, "h w 3"]
+    image2: UInt8[np.ndarray, "h w 3"]
+    depth: Float32[np.ndarray, "h w"]
+    predicted: Float32[np.ndarray, "h w"]
+
+
 class Validator:
     """Scores a network on the validation scenes of a recipe; the scenes are made once."""
 
@@ -83,12 +100,31 @@ class Validator:
         return {k: sum(r[k] for r in rows) / len(rows) for k in rows[0]}
 
     @torch.no_grad()
+    def samples(self, model: nn.Module, count: int = 3) -> list[Sample]:
+        """Predict the first pairs of the first size."""
+        pairs = self._pairs_of(self.sizes[0])
+        count = min(count, len(pairs.images1))
+        output = model(pairs.images1[:count], pairs.images2[:count])
+        targets = pairs.targets
+        valid = targets.valid1[:count], targets.valid2[:count]
+        truth = targets.pointmap1[:count], targets.pointmap2[:count]
+        guess = output.view1.pointmap.float(), output.view2.pointmap.float()
+        scales = [joint_scale(*points, *valid)[:, None, None] for points in (truth, guess)]
+        depth = torch.where(valid[0], truth[0][..., 2] / scales[0], torch.nan).cpu().numpy()
+        predicted = (guess[0][..., 2] / scales[1]).cpu().numpy()
+        first, second = (_bytes(images[:count]) for images in (pairs.images1, pairs.images2))
+        return [Sample(*values) for values in zip(first, second, depth, predicted, strict=True)]
+
+    def _pairs_of(self, size: tuple[int, int]) -> ValidationPairs:
+        if size not in self._pairs:
+            self._pairs[size] = self._make(size)
+        return self._pairs[size]
+
+    @torch.no_grad()
     def _one_size(
         self, model: nn.Module, size: tuple[int, int], dtype: torch.dtype
     ) -> dict[str, float]:
-        if size not in self._pairs:
-            self._pairs[size] = self._make(size)
-        pairs = self._pairs[size]
+        pairs = self._pairs_of(size)
         constant = _Pair(
             _Points(pairs.mean1.expand_as(pairs.targets.pointmap1), torch.ones(())),
             _Points(pairs.mean2.expand_as(pairs.targets.pointmap2), torch.ones(())),
@@ -165,6 +201,11 @@ class Validator:
 class _Prediction:
     points: _Pair
     matching: dict[str, float]
+
+
+def _bytes(images: Float[Tensor, "p 3 h w"]) -> UInt8[np.ndarray, "p h w 3"]:
+    pixels = ((images + 1) * 127.5).round().clamp(0, 255).byte()
+    return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _targets(views: Any) -> PairTargets:

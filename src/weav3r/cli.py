@@ -16,6 +16,7 @@ from rich.logging import RichHandler
 from .cli_data import app as data_app
 from .cli_demo import demo, examples
 from .cli_evaluate import benchmark, evaluate
+from .cli_finetune import finetune
 from .cli_localize import localize
 from .cli_match import match
 from .cli_models import app as models_app
@@ -72,6 +73,7 @@ for _command in (
     reliability,
     benchmark,
     train,
+    finetune,
 ):
     app.command()(_command)
 app.add_typer(models_app, name="models")

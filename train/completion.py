@@ -33,7 +33,7 @@ from .completion_data import CompletionBatch, PhotoCompletionStream, SceneComple
 from .config import Recipe
 from .data import PairStream, SceneFactory
 from .network import model_config
-from .tasks import procedural_scenes
+from .tasks import recipe_scenes
 
 _PICTURES = 6  # pairs drawn at every validation
 
@@ -104,7 +104,7 @@ class CompletionTask:
     Args:
         recipe: of the run; `completion` says how, `data` from which scenes.
         device: where the network is trained.
-        make_scenes: source of scenes; None = the procedural generator.
+        make_scenes: source of scenes; None = those of the recipe.
         rank, world: this process and the number of processes.
     """
 
@@ -125,7 +125,7 @@ class CompletionTask:
         self.model.to(device)
         self.criterion = nn.Module()  # nothing in this loss is learnt
         self.module = CompletionTraining(self.model, recipe.completion.normalise_target)
-        self.make_scenes = make_scenes or procedural_scenes(recipe, device)
+        self.make_scenes = make_scenes or recipe_scenes(recipe, device)
         self.stream = self._stream(recipe.seed, rank, world)
         self._fixed: list[CompletionBatch] = []
 

@@ -23,6 +23,16 @@ class OverlapStage:
 
 
 @dataclass(frozen=True)
+class DatasetConfig:
+    """A data set on disk, or the procedural generator, as a part of a mixture."""
+
+    path: str = "procedural"  # folder in any layout that is read, or "procedural"
+    weight: float = 1.0  # share of the scenes, relative to the other parts
+    train: str | None = None  # split to train on; None: "train", or all of a set without splits
+    held_out: str | None = None  # split to validate on; None: "val", else "test", else all
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Which scenes a step draws and which pairs of their views it learns from."""
 
@@ -35,6 +45,8 @@ class DataConfig:
     min_overlap: float = 0.1  # pairs below this covisibility (worse direction) are left out
     correspondences: int = 1024  # ground-truth matches drawn per ordered pair
     curriculum: tuple[OverlapStage, ...] = (OverlapStage(),)
+    datasets: tuple[DatasetConfig, ...] = ()  # mixed by weight; none = the procedural generator
+    epoch_scenes: int = 10_000  # scenes after which a mixture of data sets is shuffled anew
     textures: str | None = None  # folder or archive of textures; None = the default bank
     shadows: bool = True
     kernel: Literal["auto", "torch", "numba", "triton"] = "auto"
@@ -274,7 +286,7 @@ def _convert_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[
     if not isinstance(value, (list, tuple)):
         raise ValueError(f"{where} must be a list, got {value!r}")
     if len(arguments) == 2 and arguments[1] is Ellipsis:
-        if not value:
+        if not value and arguments[0] is not DatasetConfig:
             raise ValueError(f"{where} must not be empty")
         return tuple(_convert(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
     if len(value) != len(arguments):

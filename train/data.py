@@ -209,6 +209,7 @@ def _ordered_targets(
         valid1=views.valid[:, i],
         valid2=views.valid[:, j],
         matches=matches,
+        metric=views.metric,
     )
 
 
@@ -221,12 +222,14 @@ def _concatenate(parts: list[PairTargets]) -> PairTargets:
             torch.cat([m.xy2 for m in found]),
             torch.cat([m.valid for m in found]),
         )
+    metric = [p.metric for p in parts if p.metric is not None]
     return PairTargets(
         torch.cat([p.pointmap1 for p in parts]),
         torch.cat([p.pointmap2 for p in parts]),
         torch.cat([p.valid1 for p in parts]),
         torch.cat([p.valid2 for p in parts]),
         matches,
+        torch.cat(metric) if metric else None,
     )
 
 

@@ -16,6 +16,7 @@ from .adapters import choose_trained, merged
 from .config import Recipe
 from .criterion import PairCriterion
 from .data import PairBatch, PairStream, ProceduralFactory, SceneFactory
+from .dataset_scenes import DatasetFactory
 from .network import build_model
 from .validation import Validator
 
@@ -115,7 +116,7 @@ class PairTask:
     Args:
         recipe: of the run.
         device: where the network is trained.
-        make_scenes: source of scenes; None = the procedural generator.
+        make_scenes: source of scenes; None = those of the recipe.
         model: network to train; None = the recipe's.
         rank, world: this process and the number of processes.
     """
@@ -134,9 +135,11 @@ class PairTask:
         self.model.to(device, memory_format=torch.channels_last)  # pyright: ignore
         self.criterion = PairCriterion(recipe.loss).to(device)
         self.module = PairTraining(self.model, self.criterion, recipe.loss.confidence_from_step)
-        make_scenes = make_scenes or procedural_scenes(recipe, device)
-        self.stream = PairStream(recipe.data, recipe.seed, make_scenes, rank, world)
-        self.validator = Validator(recipe, make_scenes, device)
+        training = make_scenes or recipe_scenes(recipe, device)
+        self.stream = PairStream(recipe.data, recipe.seed, training, rank, world)
+        apart = make_scenes is None and recipe.data.datasets
+        held_out = recipe_scenes(recipe, device, held_out=True) if apart else training
+        self.validator = Validator(recipe, held_out, device)
 
     @property
     def batches_per_step(self) -> int:
@@ -159,10 +162,21 @@ class PairTask:
         save_checkpoint(merged(model), path, metadata=metadata)
 
 
-def procedural_scenes(recipe: Recipe, device: torch.device) -> SceneFactory:
-    """Make the generator of a recipe's scenes, on the training device unless it renders aside."""
+def recipe_scenes(recipe: Recipe, device: torch.device, held_out: bool = False) -> SceneFactory:
+    """Choose the source of a recipe's scenes: its data sets, else the procedural generator.
+
+    The generator works on the training device unless it renders aside.
+
+    Args:
+        recipe: of the run.
+        device: where the network is trained.
+        held_out: take the scenes that data sets keep for validation.
+    """
     data = recipe.data
-    inline = data.workers == 0 and data.device == "auto"
-    return ProceduralFactory(
+    inline = data.workers == 0 and data.device == "auto" and not data.datasets
+    procedural = ProceduralFactory(
         data.textures, data.shadows, data.kernel, str(device) if inline else "cpu"
     )
+    if not data.datasets:
+        return procedural
+    return DatasetFactory(data.datasets, procedural, data.epoch_scenes, held_out)

@@ -55,7 +55,7 @@ class DepthEvidence:
     def _pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Probe numbers of the pairs of views, and the pair of each sample."""
         count = len(self.probes)
-        codes, pair = np.unique(self.source * count + self.target, return_inverse=True)
+        codes, pair = np.unique(np.asarray(self.source * count + self.target), return_inverse=True)
         return codes // count, codes % count, pair
 
     def thinned(self, most: int) -> DepthEvidence:
@@ -99,7 +99,7 @@ class DepthEvidence:
         pose = np.stack(
             [_pose_of(convention, p, q.place) for p, q in zip(self.poses, self.probes, strict=True)]
         )
-        known = np.isfinite(pose).all((1, 2))
+        known = np.all(np.isfinite(pose), axis=(1, 2))
         safe = np.where(known[:, None, None], pose, np.eye(4))
         rays = _rays(self.xy, K[self.source])
         z = _read_depth(self._depth_at_source(convention), rays, convention)
@@ -294,7 +294,7 @@ def colour_agreement(
         for k in np.unique(number):
             column, row = places[side][number == k].T
             pairs[number == k, side] = grays[k][row, column]
-    if pairs.std(0).min() < 1:
+    if np.std(pairs, axis=0).min() < 1:
         return float("nan")
     return float(np.corrcoef(pairs.T)[0, 1])
 

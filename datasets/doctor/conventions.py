@@ -104,7 +104,8 @@ def _depths() -> Iterator[Convention]:
         "store the inverse, in the unit of the poses",
         depth="disparity",
     )
-    for depth, axis in (("upside-down", "rows"), ("mirrored", "columns")):
+    flips: tuple[tuple[DepthReading, str], ...] = (("upside-down", "rows"), ("mirrored", "columns"))
+    for depth, axis in flips:
         yield Convention(
             "flipped-depth",
             f"depth maps have their {axis} in reverse order",

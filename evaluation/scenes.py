@@ -100,6 +100,7 @@ class SceneRecord:
         warnings: sentences of the scene's own report.
         settings: options that the scene's own report names.
         error: text of the exception that the reconstruction raised, or None.
+        cpu_seconds: of this process, while the method ran.
     """
 
     scene: str
@@ -117,6 +118,7 @@ class SceneRecord:
     settings: Mapping[str, object] | None = None
     error: str | None = None
     points: PointmapError | None = None
+    cpu_seconds: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -273,7 +275,7 @@ def _choose(
 def _evaluate_scene(
     scene: EvaluationScene, data: EvaluationSet, method: Reconstruct, folder: Path | None
 ) -> SceneRecord:
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     try:
         found = method([image.path for image in data.images.values()])
     except Exception as error:  # one bad scene must not end the run
@@ -292,8 +294,9 @@ def _evaluate_scene(
             depth=None,
             seconds=time.perf_counter() - start,
             error=text,
+            cpu_seconds=time.process_time() - cpu_start,
         )
-    seconds = time.perf_counter() - start
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     if folder is not None:
         write_scene_predictions(folder, found, seconds=seconds)
     pose, trajectory, focal, depth = score_scene(data, found)
@@ -301,7 +304,7 @@ def _evaluate_scene(
         scene=scene.name,
         set_name=data.name,
         images=len(data.images),
-        registered=len(found.components[0]) if found.components else 0,
+        registered=_joined(found),
         components=len(found.components),
         pose=pose,
         trajectory=trajectory,
@@ -312,7 +315,14 @@ def _evaluate_scene(
         warnings=tuple(found.report.warnings),
         settings=dict(found.report.settings),
         points=scene_point_error(data, found),
+        cpu_seconds=cpu_seconds,
     )
+
+
+def _joined(scene: Scene) -> int:
+    """Images in the largest component; one image alone is registered with nothing."""
+    largest = len(scene.components[0]) if scene.components else 0
+    return largest if largest > 1 or len(scene) == 1 else 0
 
 
 def _intervals(records: Sequence[SceneRecord]) -> dict[float, Interval]:

@@ -11,7 +11,10 @@ from scipy.spatial.transform import Rotation
 from weav3r.evaluation.predictions import PredictionWriter
 from weav3r.evaluation.provenance import describe_method
 from weav3r.evaluation.readers import EvaluationSet, read_set
+from weav3r.evaluation.scene_comparison import compare_scenes
 from weav3r.evaluation.scenes import SceneMethod, evaluate_scenes, score_scene
+from weav3r.evaluation.sift import SiftFeatures
+from weav3r.evaluation.sift_scenes import SiftSceneMethod
 from weav3r.geometry.camera import Camera
 from weav3r.geometry.ledger import Ledger
 from weav3r.inference.scene import Scene, SceneView
@@ -218,3 +221,73 @@ def test_a_checkpoint_is_described_by_its_weights():
     assert said["weights_sha256"] == describe_method(SceneMethod(model))["weights_sha256"]
     next(model.parameters()).data.add_(1)
     assert said["weights_sha256"] != describe_method(SceneMethod(model))["weights_sha256"]
+
+
+def test_methods_stand_in_one_table(arc_root, tmp_path):
+    def good(paths):
+        return scene_from_truth(read_set(arc_root, "dense").subset([p.name for p in paths]))
+
+    def bad(paths):
+        return scene_from_truth(
+            read_set(arc_root, "dense").subset([p.name for p in paths]), lost=[0]
+        )
+
+    seen = []
+    found = compare_scenes(
+        arc_root,
+        ["dense", "three"],
+        {"good": good, "a/bad": bad},
+        progress=lambda done, total, name: seen.append((done, total, name)),
+    )
+    assert seen[0] == (0, 4, "good: dense") and seen[-1] == (3, 4, "a/bad: three")
+    text = found.to_markdown()
+    assert "| dense | good | 5 / 5 | 100.0 | 100.0 | 100.0 | 100.0 | 100.0 | 0.0000 |" in text
+    assert "| dense | a/bad | 4 / 5 | 60.0 |" in text
+    assert "| **mean** | good | 5 / 5 | 100.0 |" in text  # scenes of two images are left out
+    paths = found.write(tmp_path / "out")
+    assert paths[0].name == "comparison.md" and paths[0].read_text() == text
+    assert (tmp_path / "out" / "bad" / "scenes.json").is_file()
+
+
+def test_one_image_alone_is_registered_with_nothing(arc_root):
+    def method(paths):
+        scene = scene_from_truth(read_set(arc_root, "dense"), lost=[1, 2, 3, 4])
+        return scene
+
+    record = evaluate_scenes(arc_root, ["dense"], method).records[0]
+    assert (record.registered, record.images, record.components) == (0, 5, 1)
+    assert record.cpu_seconds >= 0
+
+
+def test_sift_and_colmap_are_a_method_too(tmp_path, monkeypatch):
+    """Features of 400 points that three cameras on an arc see."""
+    draw = np.random.default_rng(0)
+    points = draw.uniform(-1, 1, (400, 3))
+    descriptors = np.abs(draw.normal(size=(400, 128)))
+    descriptors = 512 * descriptors / np.linalg.norm(descriptors, axis=1, keepdims=True)
+    true_K, seen, paths = np.array([[600.0, 0, 320], [0, 600, 240], [0, 0, 1]]), {}, []
+    for k in range(3):
+        pose = np.eye(4)
+        pose[:3, :3] = Rotation.from_euler("y", 15 * k, degrees=True).as_matrix()
+        pose[:3, 3] = [0, 0, 4]
+        xy, _ = Camera(true_K, pose, 480, 640).project(points)
+        paths.append(tmp_path / f"{k}.png")
+        Image.new("RGB", (640, 480), (k, 0, 0)).save(paths[-1])
+        seen[paths[-1]] = SiftFeatures(xy, descriptors.astype(np.uint8))
+    method = SiftSceneMethod()
+    monkeypatch.setattr(method.features, "features", seen.__getitem__)
+    scene = method(paths)
+    assert scene.components == [[0, 1, 2]]
+    cameras = [camera for camera in scene.cameras if camera is not None]
+    assert [c.focal_px for c in cameras] == pytest.approx([600] * 3, rel=0.02)
+    assert not scene.views[0].valid.any()
+    assert set(scene.report.timings_s) == {"match", "map"}
+
+
+def test_sift_finds_nothing_in_nothing(tmp_path):
+    paths = [tmp_path / f"{k}.png" for k in range(2)]
+    for k, path in enumerate(paths):
+        Image.new("RGB", (64, 48), (90, 90, 90 + k)).save(path)
+    method = SiftSceneMethod()
+    assert method(paths).components == []
+    assert method.description["mapping"] == "pycolmap incremental"

@@ -10,7 +10,11 @@ from typing import Any
 from .provenance import plain
 from .tables import markdown_table
 
-_TABLES = {"report.json": "two views", "localization.json": "localisation"}
+_COMPARED = {
+    "report.json": "AUC",
+    "localization.json": "recall",
+    "mapfree.json": "precision, VCRE precision",
+}
 _NOT_PROTOCOL = ("bootstrap_resamples", "confidence_level", "seed")
 
 
@@ -66,26 +70,34 @@ def compare_with_earlier(report: object, earlier: Path | str) -> str:
         ValueError: it was made in another way; the message says in which.
     """
     now = plain(report)
-    file_name = "localization.json" if "retrieval" in now else "report.json"
+    file_name = _file_name(now)
     path = Path(earlier)
     path = path / file_name if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"no earlier report at {path}")
     before = json.loads(path.read_text(encoding="utf-8"))
-    if ("retrieval" in before) != ("retrieval" in now):
-        raise ValueError(f"{path} is a report of {_TABLES.get(path.name, 'something else')}")
+    if _file_name(before) != file_name:
+        raise ValueError(f"{path} measures something else, it cannot be compared with this run")
     check_same_protocol(now, before, f"this run and {path}")
     rows = [
         [when, group["method"], *_numbers(group)]
         for when, content in (("now", now), ("earlier", before))
         for group in content["overall"]
     ]
-    header = ["run", "method", "AUC" if file_name == "report.json" else "recall", "CPU s"]
+    header = ["run", "method", _COMPARED[file_name], "CPU s"]
     return markdown_table(header, rows)
 
 
+def _file_name(report: Mapping[str, Any]) -> str:
+    if "vcre_px" in report["settings"]:
+        return "mapfree.json"
+    return "localization.json" if "retrieval" in report else "report.json"
+
+
 def _numbers(group: Mapping[str, Any]) -> list[str]:
-    if "summary" in group:
+    if "vcre_precision" in group:
+        shares = (group["pose_precision"], group["vcre_precision"])
+    elif "summary" in group:
         shares = group["summary"]["recall"].values()
     else:
         shares = (group["pose"] or {"auc": {}})["auc"].values()

@@ -98,7 +98,7 @@ class Localization:
         if center is None or self.K is None:
             return f"{self.name}: not localised: {self.reason}"
         unit = " m" if self.scale == "metric" else ""
-        x, y, z = center
+        x, y, z = center.round(3) + 0.0  # no minus zeros
         return (
             f"{self.name}: at ({x:.3f}, {y:.3f}, {z:.3f}) +- {self.position_sigma:.2g}{unit}, "
             f"{self.rotation_sigma_deg:.2g} deg; {self.num_inliers} of {len(self.inliers)} matches "

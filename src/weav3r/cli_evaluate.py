@@ -34,7 +34,7 @@ def evaluate(
     ] = "plain",
     tasks: Annotated[
         str | None,
-        typer.Option(help="pairs, localization, or both with a comma; default: by layout."),
+        typer.Option(help="pairs, localization, mapfree, with commas; default: by layout."),
     ] = None,
     top_k: Annotated[int, typer.Option(help="Photos of the map that a query is matched with.")] = 5,
     unknown_focal: Annotated[

@@ -6,17 +6,19 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from .cli_models import prepare_model
 
 if TYPE_CHECKING:
     from .evaluation.localization_report import LocalizationReport
     from .evaluation.localization_sets import LocalizationSet
+    from .evaluation.map_free import MapFreeReport
+    from .evaluation.readers import EvaluationSet
     from .evaluation.report import EvaluationReport
     from .evaluation.runner import Progress
 
-TASKS = ("pairs", "localization")
+TASKS = ("pairs", "localization", "mapfree")
 
 
 @dataclass(frozen=True)
@@ -46,27 +48,32 @@ class SetRun:
     unknown_focal: bool
 
 
+AnyReport: TypeAlias = "EvaluationReport | LocalizationReport | MapFreeReport"
 Stage = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 def check_run(run: SetRun) -> None:
     """Raise a ValueError before any long work if the names make no sense."""
     from .evaluation.datasets import LAYOUTS, MAP_LAYOUTS, PAIR_LAYOUTS
+    from .evaluation.methods import is_checkpoint
 
     unknown = [task for task in run.tasks if task not in TASKS]
     if unknown or not run.tasks:
         raise ValueError(f"--tasks {','.join(run.tasks)}: there are {', '.join(TASKS)}")
     if run.layout not in LAYOUTS:
         raise ValueError(f"--layout {run.layout}: there are {', '.join(LAYOUTS)}")
-    if run.layout in MAP_LAYOUTS and "pairs" in run.tasks:
+    if "mapfree" in run.tasks and not any(map(is_checkpoint, run.methods)):
+        raise ValueError("--tasks mapfree: it takes a checkpoint, other methods know no depth")
+    if run.layout in MAP_LAYOUTS and run.tasks != ("localization",):
         raise ValueError(f"--layout {run.layout} has no pairs; give --tasks localization")
     if run.layout in PAIR_LAYOUTS and "localization" in run.tasks:
         raise ValueError(f"--layout {run.layout} has no map with queries; give --tasks pairs")
 
 
-def evaluate_sets(run: SetRun, stage: Stage) -> list[EvaluationReport | LocalizationReport]:
+def evaluate_sets(run: SetRun, stage: Stage) -> list[AnyReport]:
     """Measure; one report a task, in the order of the tasks."""
     from .evaluation.localization_runner import LocalizationSettings, evaluate_localization
+    from .evaluation.map_free import MapFreeSettings, evaluate_map_free
     from .evaluation.methods import is_checkpoint, make_method
     from .evaluation.network import NetworkMatcher
     from .evaluation.runner import evaluate_pairs
@@ -76,22 +83,33 @@ def evaluate_sets(run: SetRun, stage: Stage) -> list[EvaluationReport | Localiza
         prepare_model(name)
     maps = _maps(run) if "localization" in run.tasks else []
     methods = {name: make_method(name, device=run.device, size=run.size) for name in run.methods}
-    reports: list[Any] = []
+    networks = {name: m for name, m in methods.items() if isinstance(m, NetworkMatcher)}
+    reports: list[AnyReport] = []
     for task in run.tasks:
         with _counted(stage, task) as show:
             if task == "pairs":
-                report = evaluate_pairs(
-                    run.root, run.sets, methods, layout=run.layout, progress=show
+                reports.append(
+                    evaluate_pairs(run.root, run.sets, methods, layout=run.layout, progress=show)
                 )
+            elif task == "mapfree":
+                mapfree = MapFreeSettings(known_intrinsics=not run.unknown_focal)
+                reports.append(evaluate_map_free(_metric(run), networks, mapfree, progress=show))
             else:
-                networks = [m for m in methods.values() if isinstance(m, NetworkMatcher)]
-                ranker = networks[0] if networks else NetworkMatcher(device=run.device)
+                ranker = next(iter(networks.values()), None) or NetworkMatcher(device=run.device)
                 settings = LocalizationSettings(
                     top_k=run.top_k, known_intrinsics=not run.unknown_focal
                 )
-                report = evaluate_localization(maps, methods, ranker, settings, progress=show)
-            reports.append(report)
+                reports.append(
+                    evaluate_localization(maps, methods, ranker, settings, progress=show)
+                )
     return reports
+
+
+def _metric(run: SetRun) -> list[EvaluationSet]:
+    from .evaluation.datasets import read_pair_sets
+
+    found = read_pair_sets(run.root, run.layout, run.sets)
+    return [data for data in found if data.units == "metric"] if run.sets is None else found
 
 
 def _maps(run: SetRun) -> Sequence[LocalizationSet]:

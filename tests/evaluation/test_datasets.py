@@ -428,9 +428,10 @@ def test_command_measures_pairs_of_a_public_layout_and_compares(tmp_path: Path, 
     assert second.status == 0 and "| earlier | sift |" in second.out
     for wrong, message in (
         (("--layout", "nothing"), "--layout nothing: there are plain, scannet1500"),
-        (("--tasks", "depth"), "--tasks depth: there are pairs, localization"),
+        (("--tasks", "depth"), "--tasks depth: there are pairs, localization, mapfree"),
         (("--tasks", "localization"), "--layout strecha has no map with queries"),
         (("--layout", "aachen", "--tasks", "pairs"), "--layout aachen has no pairs"),
+        (("--tasks", "mapfree"), "--tasks mapfree: it takes a checkpoint"),
         (("--scenes", "all", "--against", "x"), "--against compares runs of --tasks"),
     ):
         refused = run(*arguments, *wrong, "-o", tmp_path / "third")

@@ -254,6 +254,10 @@ def test_runs_of_one_protocol_compare_and_others_are_refused(tmp_path: Path) -> 
     unknown = run(tmp_path, LocalizationSettings(top_k=2, known_intrinsics=False))
     with pytest.raises(ValueError, match=r"settings.known_intrinsics: False against True"):
         compare_with_earlier(unknown, tmp_path / "earlier")
+    two_views = tmp_path / "report.json"
+    two_views.write_text('{"settings": {}}')
+    with pytest.raises(ValueError, match="measures something else"):
+        compare_with_earlier(report, two_views)
     with pytest.raises(FileNotFoundError, match="no earlier report at"):
         compare_with_earlier(report, tmp_path / "nowhere")
 

@@ -279,9 +279,15 @@ def test_a_largest_error_needs_a_calibrated_checkpoint(run: Run, tmp_path: Path)
     from weav3r.models.storage import save_checkpoint
     from weav3r.models.two_view import TwoViewModel
 
-    sizes = {"encoder_dim": 24, "encoder_depth": 1, "encoder_heads": 2}
-    sizes |= {"decoder_dim": 24, "decoder_depth": 2, "decoder_heads": 2}
-    weights = save_checkpoint(TwoViewModel(ModelConfig(**sizes)), tmp_path / "net")
+    config = ModelConfig(
+        encoder_dim=24,
+        encoder_depth=1,
+        encoder_heads=2,
+        decoder_dim=24,
+        decoder_depth=2,
+        decoder_heads=2,
+    )
+    weights = save_checkpoint(TwoViewModel(config), tmp_path / "net")
     options = ["-m", weights, "--max-error", 0.1, "-o", tmp_path / "a.ply"]
     outcome = run("reconstruct", "--example", "toy", *options)
     assert outcome.status == 2 and "is not calibrated; `weav3r reliability --fit" in outcome.err

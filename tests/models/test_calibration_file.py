@@ -4,7 +4,9 @@ import logging
 
 import pytest
 
+from weav3r.inference.calibration import Calibration
 from weav3r.models.calibration_file import calibration_path, read_calibration, write_calibration
+from weav3r.models.checkpoint import bundled_weights
 from weav3r.models.config import ModelConfig
 from weav3r.models.convert import convert_checkpoint
 from weav3r.models.loading import load_model
@@ -56,3 +58,11 @@ def test_a_damaged_file_is_named_and_left_out(weights, caplog, text):
     with caplog.at_level(logging.WARNING):
         assert read_calibration(weights) is None
     assert "is no calibration" in caplog.text
+
+
+def test_the_bundled_calibration_was_fitted_for_the_bundled_weights():
+    bundled = bundled_weights("weav3r-small")
+    assert bundled is not None
+    data = read_calibration(bundled)
+    assert data is not None, "other weights: run weav3r reliability --fit"
+    assert "sweep" in Calibration.from_dict(data).roads

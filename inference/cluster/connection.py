@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
 
-logger = logging.getLogger(__name__)
+_PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -86,14 +88,18 @@ def connect(options: RayOptions, threads: int) -> Iterator[Any]:
         yield ray
         return
     address = options.place
-    with _environment({"RAY_USAGE_STATS_ENABLED": "0"}), _quiet():
+    with ExitStack() as stack:
+        stack.enter_context(_environment({"RAY_USAGE_STATS_ENABLED": "0"}))
+        stack.enter_context(_quiet())
         own: dict[str, Any] = {}
         if address == "local":
             cores = max(os.cpu_count() or 1, (options.workers or 1) * threads)
             own = {"num_cpus": cores, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+            own["_temp_dir"] = stack.enter_context(_short_folder())
         try:
+            _check_reachable(address)
             ray.init(address=address, log_to_driver=False, configure_logging=False, **own)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise ConnectionError(f"no Ray cluster at {address}: {error}") from error
         try:
             yield ray
@@ -116,6 +122,23 @@ def count_workers(ray: Any, threads: int, on_gpu: bool) -> int:
         needed = "a GPU" if on_gpu else f"{threads} processor cores; lower `threads`"
         raise ValueError(f"no node of the Ray cluster has {needed}")
     return count
+
+
+def _check_reachable(address: str) -> None:
+    """Fail within seconds where Ray would go on trying for minutes.
+
+    Raises:
+        OSError: if nobody listens at the address.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), _PATIENCE_S).close()
+
+
+def _short_folder() -> TemporaryDirectory[str]:
+    """For the cluster's logs and sockets, whose paths may not be longer than 107 characters."""
+    place = "/tmp" if os.access("/tmp", os.W_OK) else None
+    return TemporaryDirectory(prefix="weav3r-ray-", dir=place, ignore_cleanup_errors=True)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Reconstruct in child processes that are killed, resume, and compare; run by `test_job`.
 
-Usage: killed.py FOLDER KILLS CAMERAS. One process pays for the imports; each attempt is a fork of
-it, which has nothing but the job folder from the attempts before.
+Usage: killed.py FOLDER KILLS CAMERAS [ray]. The first run, which is not killed, is a local one. One
+process pays for the imports; each attempt is a fork of it, which has nothing but the job folder
+from the attempts before.
 """
 
 import os
@@ -10,17 +11,20 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 import weav3r
 from weav3r.inference import pipeline  # here, so that the children need not
+from weav3r.inference.cluster.connection import RayOptions
 from weav3r.models import TwoViewModel
 
 
-def reconstruct(model: TwoViewModel, cameras: str, job: Path, out: Path) -> None:
+def reconstruct(model: TwoViewModel, cameras: str, engine: Any, job: Path, out: Path) -> None:
     """Write every array of the scene."""
     photos: list[Path | Image.Image] = [*sorted(weav3r.example_photos()["toy"].glob("*.jpg"))]
     with Image.open(str(photos[0])) as photo:
@@ -33,6 +37,7 @@ def reconstruct(model: TwoViewModel, cameras: str, job: Path, out: Path) -> None
         depth="sweep",
         progress=False,
         job=job,
+        engine=engine,
     )
     arrays = {}
     for i, camera in enumerate(scene.cameras):
@@ -65,13 +70,14 @@ def entries(job: Path) -> int:
 def main() -> None:
     """Print for each kill how far the work had come and whether the scene is the same."""
     folder, kills, cameras = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    engine = RayOptions(workers=2, threads=1) if sys.argv[4:] == ["ray"] else "local"
     model = weav3r.load_model("weav3r-small", device="cpu")
     whole = folder / "whole.npz"
-    in_child(lambda: reconstruct(model, cameras, folder / "job", whole))
+    in_child(lambda: reconstruct(model, cameras, "local", folder / "job", whole))
     dice = random.Random(0)
     for kill in range(kills):
         job, out = folder / f"job{kill}", folder / f"scene{kill}.npz"
-        attempt = lambda job=job, out=out: reconstruct(model, cameras, job, out)  # noqa: E731
+        attempt = partial(reconstruct, model, cameras, engine, job, out)
         stage, wait, since = dice.randrange(entries(folder / "job")), dice.uniform(0, 0.2), None
 
         def is_time(job: Path = job, stage: int = stage, wait: float = wait) -> bool:

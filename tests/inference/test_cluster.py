@@ -5,15 +5,20 @@ Most tests run on a stand-in for Ray in this process; those at the end on Ray it
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
+import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -245,6 +250,15 @@ def test_options_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert RayOptions(workers=4).threads_of(8) == 8
 
 
+def test_an_address_where_nobody_listens_fails_at_once(
+    ray: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(in_process.InProcessRay, "is_initialized", lambda self: False)
+    with pytest.raises(ConnectionError, match=r"no Ray cluster at 127\.0\.0\.1:1: .*refused"):
+        with connection.connect(RayOptions("127.0.0.1:1"), threads=1):
+            pass
+
+
 def test_without_ray_the_extra_is_named(
     run: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -277,3 +291,70 @@ def test_the_command_takes_a_cluster_and_a_bounded_folder(
     done = run("reconstruct", "--example", "toy", "--size", 96, "-o", out, *bound, *engine)
     assert done.status == 0 and out.exists() and "read_pair" in ray.calls
     assert JobStore(tmp_path / "job").size_bytes() <= 3 * 10**6
+
+
+# -- on Ray itself ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def real_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Ray, where it is installed; the processes of a cluster of its own must be gone afterwards."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("needs ray: pip install 'weav3r[cluster]'")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    yield connection.require_ray()
+    deadline = time.monotonic() + 20
+    while ray_processes() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not ray_processes()
+
+
+def ray_processes(name: str = "") -> list[psutil.Process]:
+    """Those below this process, or all that work for it."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            line = " ".join(process.cmdline())
+            if name in line and any(word in line for word in ("ray::", "raylet", "gcs_server")):
+                found.append(process)
+    return found
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_time_only(
+    *,
+    real_ray: Any,
+    model: TwoViewModel,
+    photos: list,
+    local: weav3r.Scene,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Two workers on a cluster of this machine's own; one is killed while it reads a pair."""
+
+    def kill() -> None:
+        while not (busy := ray_processes("ray::Worker.read_pair")):
+            time.sleep(0.005)
+        busy[0].kill()
+
+    options: dict[str, Any] = OPTIONS | {"engine": TWO}
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    assert same_scene(local, weav3r.reconstruct(photos, model, **options))
+    killer.join()
+    assert caplog.text.count("its work is done again") == 1
+    assert not real_ray.is_initialized()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the children are forks")
+def test_a_killed_run_on_a_cluster_goes_on_to_the_same_scene(real_ray: Any, tmp_path: Path) -> None:
+    script = Path(__file__).with_name("killed.py")
+    done = subprocess.run(
+        [sys.executable, script, tmp_path, "2", "pointmaps", "ray"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[1] for line in done.stdout.splitlines()] == ["same", "same"]

@@ -244,7 +244,7 @@ def _seen(windows: Windows, xy: np.ndarray) -> np.ndarray:
 def _inside(windows: Windows, xy: np.ndarray) -> np.ndarray:
     """(n, m) which points lie in each window."""
     low, high = windows[:, None, :2], windows[:, None, 2:]
-    return ((xy[None] >= low) & (xy[None] < high)).all(axis=-1)
+    return np.all((xy[None] >= low) & (xy[None] < high), axis=-1)
 
 
 def _shortest_turn(start: np.ndarray, end: np.ndarray) -> np.ndarray:

@@ -137,9 +137,9 @@ def _match(
         return empty, empty, descriptors1.new_zeros((0,))
     queries = _gather(descriptors1, anchors)
     coarse, forward_confidence = _search(_gather(smooth1, anchors), smooth2, options)
-    best, offset = _refine(queries, descriptors2, coarse, radius=options.search_stride)
+    best = _refine(queries, descriptors2, coarse, radius=options.search_stride)
     back, backward_confidence = _search(_gather(smooth2, best), smooth1, options)
-    back, _ = _refine(_gather(descriptors2, best), descriptors1, back, radius=options.search_stride)
+    back = _refine(_gather(descriptors2, best), descriptors1, back, radius=options.search_stride)
     confidence = forward_confidence * backward_confidence
     height, width = descriptors2.shape[:2]
     inside = (
@@ -155,7 +155,7 @@ def _match(
     xy1 = anchors[keep].flip(-1).float() + 0.5
     xy2 = best[keep].flip(-1).float() + 0.5
     if options.subpixel:
-        xy2 = xy2 + offset[keep]
+        xy2 = xy2 + peak_offsets(descriptors1, anchors[keep], descriptors2, best[keep])
     return xy1, xy2, confidence[keep]
 
 
@@ -172,7 +172,7 @@ def search_everywhere(
     smooth1, smooth2 = (_averaged(d, options.search_window) for d in (descriptors1, descriptors2))
     anchors = _grid(descriptors1, step, 0)
     coarse, _ = _search(_gather(smooth1, anchors), smooth2, options)
-    best, _ = _refine(_gather(descriptors1, anchors), descriptors2, coarse, options.search_stride)
+    best = _refine(_gather(descriptors1, anchors), descriptors2, coarse, options.search_stride)
     rows = len(anchors[:, 0].unique())
     return anchors.view(rows, -1, 2), best.view(rows, -1, 2)
 
@@ -261,19 +261,12 @@ def _search(queries: Tensor, target: Tensor, options: MatchingOptions) -> tuple[
     return candidates[torch.cat(best)], torch.cat(share)
 
 
-def _refine(
-    queries: Tensor, target: Tensor, positions: Tensor, radius: int
-) -> tuple[Tensor, Tensor]:
-    """Best full-resolution position within `radius` of `positions`, and the sub-pixel offset there.
-
-    Returns:
-        (N, 2) integer (row, column), and (N, 2) float offsets (x, y), see `peak_offsets`.
-    """
+def _refine(queries: Tensor, target: Tensor, positions: Tensor, radius: int) -> Tensor:
+    """(N, 2) best integer (row, column) within `radius` of `positions`, not on the border."""
     span = torch.arange(-radius, radius + 1, device=target.device)
     shifts = torch.stack(torch.meshgrid(span, span, indexing="ij"), -1).reshape(-1, 2)
     window, similarity = window_scores(queries, target, positions, shifts)
     choice = similarity.argmax(dim=1)
     best = window[torch.arange(len(window), device=target.device), choice]
     limit = torch.tensor(target.shape[:2], device=target.device) - 2
-    best = torch.minimum(best.clamp(min=1), limit)
-    return best, peak_offsets(queries, target, best)
+    return torch.minimum(best.clamp(min=1), limit)

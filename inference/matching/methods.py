@@ -178,8 +178,7 @@ def _reciprocal(
             torch.from_numpy(pixels[:, ::-1].copy()).to(device)
             for pixels in (found.pixels1, found.pixels2)
         )
-        queries = first[place1[:, 0], place1[:, 1]]
-        xy2 = xy2 + peak_offsets(queries, second, place2).cpu().numpy()
+        xy2 = xy2 + peak_offsets(first, place1, second, place2).cpu().numpy()
     return found.xy1, xy2, found.confidence
 
 

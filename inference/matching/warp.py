@@ -106,7 +106,7 @@ def _propagated(
     shifts = torch.stack(torch.meshgrid(span, span, indexing="ij"), -1).reshape(-1, 2)
     window, score = window_scores(queries, descriptors2, best, shifts)
     best = torch.minimum(window[rank, score.argmax(1)].clamp(min=1), limit)
-    return best.flip(-1).float() + 0.5 + peak_offsets(queries, descriptors2, best)
+    return best.flip(-1).float() + 0.5 + peak_offsets(descriptors1, place, descriptors2, best)
 
 
 def _certainty(there: Tensor, back: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from weav3r.inference.matching.methods import (
     matcher_options,
 )
 from weav3r.inference.matching.pointmaps import match_pointmaps
+from weav3r.inference.matching.subpixel import peak_offsets
 from weav3r.inference.matching.warp import warp_views
 from weav3r.inference.predict import PairResult
 from weav3r.inference.two_view import PairMatch
@@ -170,3 +171,26 @@ def test_a_warp_needs_the_prediction() -> None:
     with pytest.raises(ValueError, match=r"needs the network's result.*weav3r\.match"):
         pair.warp()
     assert warp_views(make_result(), *VIEWS)[0].xy.dtype == np.float32
+
+
+def test_patches_find_the_peak_between_pixels() -> None:
+    field = smooth_field(192, 256).permute(2, 0, 1)[None]
+    # Averages of 4x4 fine pixels, shifted by 1 and 2 fine pixels: a quarter and half a pixel.
+    first, second = (
+        F.normalize(F.avg_pool2d(f, 4)[0].permute(1, 2, 0), dim=-1)
+        for f in (field[..., :184, :248], field[..., 2:186, 1:249])
+    )
+    generator = torch.Generator().manual_seed(0)
+    first, second = (
+        F.normalize(d + 0.1 * torch.randn(d.shape, generator=generator), dim=-1)
+        for d in (first, second)
+    )
+    places = torch.stack(
+        torch.meshgrid(torch.arange(8, 38), torch.arange(8, 54), indexing="ij"), -1
+    )
+    places = places.flatten(0, 1)
+    expected = torch.tensor([-0.25, -0.5])
+    for wrong in (0, 1):  # a start one pixel off is corrected
+        offsets = peak_offsets(first, places, second, places + wrong) + wrong
+        assert (offsets - expected).norm(dim=-1).median() < 0.15
+    assert peak_offsets(first, places[:0], second, places[:0]).shape == (0, 2)

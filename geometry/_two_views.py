@@ -124,6 +124,10 @@ class TwoViews:
             )
             # The noise among the inliers, so that outliers near them do not move exact matches.
             scale = max(2 * float(np.median(error)), 1e-3 * max_error_px)
+            if priors is not None:
+                # Lenses distort by a fraction of a pixel, and all matches alike: where that is all
+                # they say of the focal length, what is believed decides.
+                scale = max(scale, 0.5 * max_error_px)
             now, focals = refine(
                 now, self.xy1[use], self.xy2[use], problem.K1, problem.K2, scale, priors
             )

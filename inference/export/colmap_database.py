@@ -79,7 +79,7 @@ def select_tracks(
     ids = np.concatenate([np.zeros(0, np.int64), *(ids for _, ids in named)]).astype(np.int64)
     stride = int(ids.max(initial=0)) + 1
     keys, first_seen, node = np.unique(image * stride + ids, return_index=True, return_inverse=True)
-    nodes = np.split(node.reshape(-1), np.cumsum([len(part) for _, part in named])[:-1])
+    nodes = np.split(node.reshape(-1), np.cumsum([len(part) for _, part in named], dtype=int))[:-1]
     a, b = (np.concatenate([node[:0].reshape(-1), *nodes[side::2]]) for side in (0, 1))
     links = coo_array((np.ones(len(a)), (a, b)), shape=(len(keys), len(keys)))
     track = connected_components(links, directed=False)[1]

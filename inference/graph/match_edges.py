@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from ...geometry.camera import Camera, Float64Array
 from ...geometry.pose import RelativePoseEstimate, relative_pose
@@ -163,7 +163,7 @@ def _depth_at(image: KeyPoints, own: Float64Array, rows: IntArray) -> Float64Arr
     if not len(known):
         return np.full(len(rows), np.nan)
     reach = _NEARBY * max(image.camera.height, image.camera.width)
-    distance, nearest = cKDTree(image.xy[known]).query(image.xy[rows])
+    distance, nearest = KDTree(image.xy[known]).query(image.xy[rows])
     return np.where(distance <= reach, own[known[nearest]], np.nan)
 
 

@@ -108,20 +108,6 @@ def test_two_photos_of_different_places_are_not_joined_by_matches(model: TwoView
     assert len(scene.point_cloud(component=1)) > 1000
 
 
-def test_two_unrelated_sets_of_photos_are_two_components(model: TwoViewModel) -> None:
-    examples = weav3r.example_photos()
-    photos = [photo for name in ("toy", "leuven") for photo in sorted(examples[name].glob("*.jpg"))]
-    scene = weav3r.reconstruct(photos, model, size=SIZE, depth="pointmaps", progress=False)
-    assert sorted(scene.components) == [[0, 1], [2, 3]]
-    for members in scene.components:  # each in a frame of its own
-        first = scene.cameras[members[0]]
-        assert first is not None and np.allclose(first.cam_from_world, np.eye(4))
-    apart = {(photos[i].name, photos[j].name) for i in (0, 1) for j in (2, 3)}
-    assert {(r.first, r.second) for r in scene.report.rejected} == apart
-    assert scene.report.unregistered == []
-    assert any("2 groups (2, 2 photos)" in w for w in scene.report.warnings)
-
-
 def test_the_pointmap_road_gives_a_scene_too(model: TwoViewModel) -> None:
     scene = weav3r.reconstruct(
         weav3r.example_photos()["toy"],

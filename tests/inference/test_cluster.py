@@ -47,7 +47,12 @@ def _load(name: str) -> Any:
 same_scene = _load("comparing").same_scene
 in_process = _load("in_process_ray")
 
-OPTIONS = {"size": 96, "cameras": "pointmaps", "depth": "sweep", "progress": False}
+OPTIONS: dict[str, Any] = {
+    "size": 96,
+    "cameras": "pointmaps",
+    "depth": "sweep",
+    "progress": False,
+}
 TWO = RayOptions(workers=2, threads=1)
 
 
@@ -211,7 +216,7 @@ def test_a_bound_on_memory_goes_with_a_cluster(
 
 
 def test_one_photo_is_work_for_a_cluster_too(ray: Any, model: TwoViewModel, photos: list) -> None:
-    scene = weav3r.reconstruct(photos[:1], model, **OPTIONS | {"engine": "ray"})
+    scene = weav3r.reconstruct(photos[:1], model, engine="ray", **OPTIONS)
     assert len(scene) == 1 and ray.calls.count("read_pair") == 1
 
 

@@ -136,8 +136,9 @@ def _compare_depth(data: PosedSet, scenes: Sequence[SceneProbes], evidence: Dept
     agree, landed = evidence.agree(AS_STORED, np.ones(1))
     usual = float(agree[0][landed[0]].mean()) if landed.any() else 0.0
     facts = {"agreement": f"{usual:.2f} of 1 (depth of pixels carried into other views)"}
-    trials = try_with_depth(evidence)
-    findings = [*_verdict(trials, float(agree.mean()), _landed(evidence, trials[0]), "")]
+    trials, telling = try_with_depth(evidence)
+    own = float(telling.agree(AS_STORED, np.ones(1))[0].mean())
+    findings = [*_verdict(trials, own, _landed(telling, trials[0]), "")]
     best, trial = trials[0]
     if findings:
         where = _scenes_of(scenes, best, trial.scale)
@@ -222,9 +223,9 @@ def _odd_scenes(scenes: Sequence[SceneProbes], usual: float) -> Iterator[Finding
         agree, landed = evidence.agree(AS_STORED, np.ones(1))
         if landed.sum() < 100 or agree[landed].mean() > _ODD * usual:
             continue
-        trials = try_with_depth(evidence)
-        best = _landed(evidence, trials[0])
-        found = [*_verdict(trials, float(agree.mean()), best, scene.scene)]
+        trials, telling = try_with_depth(evidence)
+        own = float(telling.agree(AS_STORED, np.ones(1))[0].mean())
+        found = [*_verdict(trials, own, _landed(telling, trials[0]), scene.scene)]
         message = f"its views agree much less ({agree[landed].mean():.2f}) than those of others"
         yield from found or [Finding("odd-scene", "warning", message, where=(scene.scene,))]
 

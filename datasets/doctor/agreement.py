@@ -22,7 +22,9 @@ from .probes import Probe, SceneProbes
 _WIDTH = 0.02  # of the depth: a pixel off by this much counts a half
 _WIDE = 0.2  # the same, while the scale is looked for
 _SCALES = np.exp(np.linspace(np.log(5e-4), np.log(2e3), 35))
+_USUAL = np.array([1e-3, 2e-4, 1e-2, 0.1, 0.2, 0.5, 2, 5, 10, 100, 1e3, 5e3])
 _FINE = np.exp(np.linspace(-0.25, 0.25, 41))
+_TELLING = 0.15  # mean agreement of a pair of views that see each other
 _CHANCE = 300  # samples of the first look at all conventions
 _FINALISTS = 8
 _PENALTY = 0.015  # of the score, for each unit of a convention's cost
@@ -52,7 +54,7 @@ class DepthEvidence:
     z: Float64[np.ndarray, " m"]
 
     @cached_property
-    def _pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Probe numbers of the pairs of views, and the pair of each sample."""
         count = len(self.probes)
         codes, pair = np.unique(np.asarray(self.source * count + self.target), return_inverse=True)
@@ -60,7 +62,10 @@ class DepthEvidence:
 
     def thinned(self, most: int) -> DepthEvidence:
         """Keep at most so many samples, evenly."""
-        rows = np.unique(np.linspace(0, len(self.z) - 1, most).astype(int))
+        return self.select(np.unique(np.linspace(0, len(self.z) - 1, most).astype(int)))
+
+    def select(self, rows: np.ndarray) -> DepthEvidence:
+        """Keep some samples."""
         fields = (self.source[rows], self.target[rows], self.xy[rows], self.z[rows])
         return DepthEvidence(self.probes, self.poses, *fields)
 
@@ -104,7 +109,7 @@ class DepthEvidence:
         rays = _rays(self.xy, K[self.source])
         z = _read_depth(self._depth_at_source(convention), rays, convention)
         z = np.where((z > 0) & known[self.source] & known[self.target], z, np.nan)
-        first, second, pair = self._pairs
+        first, second, pair = self.pairs
         relative = (_general_inverse(safe)[second] @ safe[first])[pair]
         turned = np.einsum("mij,mj->mi", relative[:, :3, :3], rays * z[:, None])
         return turned + relative[:, :3, 3] / scales[:, None, None], K[self.target]
@@ -203,21 +208,63 @@ def point_evidence(data: PosedSet, scene: str, most: int = 3000) -> PointEvidenc
     )
 
 
-def try_with_depth(evidence: DepthEvidence) -> list[tuple[Convention, Trial]]:
-    """Try every convention at every scale of the depth; best first, with a bonus for simplicity."""
+def try_with_depth(
+    evidence: DepthEvidence,
+) -> tuple[list[tuple[Convention, Trial]], DepthEvidence]:
+    """Try every convention at every scale of the depth.
+
+    Returns:
+        The finalists, best first, with a bonus for simplicity; and the evidence of the pairs that
+        see each other under at least one of them, on which they are scored.
+    """
     few = evidence.thinned(_CHANCE)
-    first = []
-    for convention in conventions():
-        wide, _ = few.agree(convention, _SCALES, _WIDE)
-        exact, _ = few.agree(convention, np.ones(1))
-        means = wide.mean(1)
-        first.append((float(means.max()), float(exact.mean()), float(_SCALES[means.argmax()])))
-    table = np.array(first)
-    best = set(np.argsort(-table[:, 0])[:_FINALISTS]) | set(np.argsort(-table[:, 1])[:_FINALISTS])
-    every = list(conventions())
-    found = [(every[k], _refined(evidence, every[k], table[k, 2])) for k in sorted(best | {0})]
+    every = list(conventions(_implied_K_scale(evidence)))
+    wide = np.stack([few.agree(c, _SCALES, _WIDE)[0].mean(1) for c in every])
+    exact = np.array([few.agree(c, np.ones(1))[0].mean() for c in every])
+    best = {0, *np.argsort(-wide.max(1))[:_FINALISTS], *np.argsort(-exact)[:_FINALISTS]}
+    half = evidence.thinned(4 * _CHANCE)
+    scales = {k: _best_scale(half, every[k], wide[k]) for k in sorted(best)}
+    telling = _telling(evidence, [(every[k], scale) for k, scale in scales.items()])
+    found = [(every[k], _trial(telling, every[k], scale)) for k, scale in scales.items()]
     found.sort(key=lambda pair: -_value(*pair))
-    return _by_colour(evidence, found)
+    return _by_colour(telling, found), telling
+
+
+def _implied_K_scale(evidence: DepthEvidence) -> float:
+    """Factor that brings principal points to the middle of the pictures."""
+    thin = [probe.thin for probe in evidence.probes]
+    return float(np.median([t.depth.shape[1] / max(2 * t.K[0, 2], 1e-9) for t in thin]))
+
+
+def _best_scale(
+    evidence: DepthEvidence, convention: Convention, wide: Float64[np.ndarray, " s"]
+) -> float:
+    """Scale of the depth at which views agree best: near the best rough ones, or a usual one."""
+    near = [1.0, *_SCALES[np.argsort(-wide)[:3]]]
+    scales = np.concatenate([_USUAL, *(scale * _FINE for scale in near)])
+    means = evidence.agree(convention, scales)[0].mean(1)
+    return float(scales[means.argmax()])
+
+
+def _telling(evidence: DepthEvidence, readings: list[tuple[Convention, float]]) -> DepthEvidence:
+    """Keep the pairs that see each other under some reading; others only dilute the scores."""
+    _, _, pair = evidence.pairs
+    count = np.bincount(pair)
+    best = np.zeros(len(count))
+    for convention, scale in readings:
+        agree = evidence.agree(convention, np.array([scale]))[0][0]
+        best = np.maximum(best, np.bincount(pair, agree) / count)
+    kept = best >= _TELLING
+    return evidence.select(kept[pair]) if kept.sum() >= 3 else evidence
+
+
+def _trial(evidence: DepthEvidence, convention: Convention, scale: float) -> Trial:
+    scales = np.concatenate([[1.0, scale], scale * np.exp(np.linspace(-0.012, 0.012, 9))])
+    means = evidence.agree(convention, scales)[0].mean(1)
+    best, score = float(scales[means.argmax()]), float(means.max())
+    if abs(best - 1) < _NEAR_ONE or means[0] > score - _PENALTY:
+        best, score = 1.0, float(means[0])
+    return Trial(convention.code, convention.text, best, score)
 
 
 def _by_colour(
@@ -239,19 +286,6 @@ def _by_colour(
     return [found[winner], *found[:winner], *found[winner + 1 :]]
 
 
-def _refined(evidence: DepthEvidence, convention: Convention, scale: float) -> Trial:
-    scales = np.concatenate([[1.0], scale * _FINE])
-    half = evidence.thinned(4 * _CHANCE)
-    means = half.agree(convention, scales)[0].mean(1)
-    best = float(scales[means.argmax()])
-    finer = np.concatenate([[1.0, best], best * np.exp(np.linspace(-0.012, 0.012, 9))])
-    means = evidence.agree(convention, finer)[0].mean(1)
-    best, score = float(finer[means.argmax()]), float(means.max())
-    if abs(best - 1) < _NEAR_ONE or means[0] > score - _PENALTY:
-        best, score = 1.0, float(means[0])
-    return Trial(convention.code, convention.text, best, score)
-
-
 def _value(convention: Convention, trial: Trial) -> float:
     cost = convention.cost + (trial.scale != 1)
     return trial.score - _PENALTY * cost
@@ -260,7 +294,8 @@ def _value(convention: Convention, trial: Trial) -> float:
 def try_with_points(evidence: PointEvidence) -> list[tuple[Convention, Trial]]:
     """Try every convention; best first, with a bonus for simplicity."""
     found = [
-        (c, Trial(c.code, c.text, 1.0, evidence.score(c))) for c in conventions(with_depth=False)
+        (c, Trial(c.code, c.text, 1.0, evidence.score(c)))
+        for c in conventions(1.0, with_depth=False)
     ]
     return sorted(found, key=lambda pair: -_value(*pair))[:_FINALISTS]
 
@@ -296,7 +331,7 @@ def colour_agreement(
             pairs[number == k, side] = grays[k][row, column]
     if np.std(pairs, axis=0).min() < 1:
         return float("nan")
-    return float(np.corrcoef(pairs.T)[0, 1])
+    return float(np.corrcoef(pairs, rowvar=False).item(0, 1))
 
 
 def _pose_of(convention: Convention, poses: np.ndarray, place: int) -> np.ndarray:

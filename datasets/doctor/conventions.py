@@ -50,11 +50,18 @@ class Convention:
 AS_STORED = Convention("as-stored", "as our conventions have it", "", 0.0)
 
 
-def conventions(with_depth: bool = True) -> Iterator[Convention]:
-    """Every reading that is tried, the right one first."""
+def conventions(implied_K_scale: float = 1.0, with_depth: bool = True) -> Iterator[Convention]:
+    """Every reading that is tried, the right one first.
+
+    Args:
+        implied_K_scale: a factor of K that its principal point suggests.
+        with_depth: also other readings of the depth.
+    """
     yield AS_STORED
     yield from _poses()
-    for factor in (0.25, 1 / 3, 0.5, 2.0, 3.0, 4.0):
+    usual = (0.25, 1 / 3, 0.5, 2.0, 3.0, 4.0)
+    new = min(abs(np.log(implied_K_scale / factor)) for factor in (1.0, *usual)) > 0.1
+    for factor in (*usual, *([implied_K_scale] if new else [])):
         yield Convention(
             "K-size",
             f"K is for a picture {1 / factor:.3g} times as large",

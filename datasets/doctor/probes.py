@@ -15,7 +15,9 @@ from ..posed_view import PosedView
 from .arithmetic import some
 from .findings import Finding
 
-_SCENES, _ANCHORS, _GAPS, _ALL = 6, 3, (0, 1, 3, 8), 12
+_SCENES, _ALL = 6, 12
+_GAPS = (0, 1, 3, 8)  # places of the views of a group in a long scene
+_GROUPS = 12  # of all scenes
 _THIN_PX, _SAMPLES = 160, 150
 _EMPTY, _SPARSE, _HOLES = 1e-4, 0.05, 0.3  # shares of the pixels
 
@@ -57,7 +59,7 @@ def read_probes(data: PosedSet, seed: int = 0) -> tuple[list[SceneProbes], list[
     found, problems = [], []
     for scene in chosen:
         members = np.array(data.scenes[scene])
-        places, pairs = _choose(data, members, rng)
+        places, pairs = _choose(data, members, max(2, min(8, _GROUPS // len(chosen))), rng)
         probes: dict[int, Probe] = {}
         for place in places:
             try:
@@ -79,7 +81,7 @@ def read_probes(data: PosedSet, seed: int = 0) -> tuple[list[SceneProbes], list[
 
 
 def _choose(
-    data: PosedSet, members: Int[np.ndarray, " n"], rng: np.random.Generator
+    data: PosedSet, members: Int[np.ndarray, " n"], most: int, rng: np.random.Generator
 ) -> tuple[list[int], list[tuple[int, int]]]:
     """Places of views in their scene, and pairs of places: given ones, else neighbours."""
     count = len(members)
@@ -93,7 +95,7 @@ def _choose(
     if count <= _ALL:
         groups = [list(range(count))]
     else:
-        anchors = np.linspace(0, count - 1 - _GAPS[-1], _ANCHORS).astype(int)
+        anchors = np.unique(np.linspace(0, count - 1 - _GAPS[-1], most).astype(int))
         groups = [[int(a) + gap for gap in _GAPS] for a in anchors]
     pairs = [
         (group[i], group[j])

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from ..layout import INDEX, read_layout
+from ..layout import INDEX, PAIRS, read_layout
+from ..pair_table import load_pairs
 from ..posed_set import PosedSet
 from . import (
     colmap,
@@ -90,7 +91,7 @@ def detect_layout(folder: Path) -> str:
 
 
 def open_data_set(folder: Path | str, layout: str | None = None) -> PosedSet:
-    """Read the index of a data set.
+    """Read the index of a data set; pairs that were mined into its folder replace its own.
 
     Args:
         folder: the data set.
@@ -104,4 +105,8 @@ def open_data_set(folder: Path | str, layout: str | None = None) -> PosedSet:
     name = layout or detect_layout(path)
     if name not in LAYOUTS:
         raise ValueError(f"unknown layout {name!r}; one of {', '.join(LAYOUTS)}")
-    return LAYOUTS[name].read(path)
+    data = LAYOUTS[name].read(path)
+    mined = path / PAIRS
+    if name != "weav3r" and mined.is_file():
+        return data.with_pairs(load_pairs(mined, [view.key for view in data.views]))
+    return data

@@ -10,7 +10,8 @@ from pathlib import Path
 from ..inference.defaults import inference_size
 from ..inference.images import View, load_images
 from ..inference.localization.ranking import Ranking
-from ..inference.matching.descriptors import Matches, MatchingOptions, match_pair, merge_matches
+from ..inference.matching.descriptors import Matches
+from ..inference.matching.methods import MatcherOptions, match_views, matcher_options
 from ..inference.predict import encode_views, predict_pairs
 from ..models.loading import load_model
 from ..models.two_view import EncodedImages, TwoViewModel
@@ -28,7 +29,7 @@ class NetworkMatcher:
         *,
         device: str = "auto",
         size: int | None = None,
-        options: MatchingOptions | None = None,
+        options: MatcherOptions | None = None,
         cached_images: int = 32,
     ) -> None:
         """Load the model once.
@@ -37,25 +38,25 @@ class NetworkMatcher:
             model: a loaded model, or anything that `load_model` takes.
             device: where it runs; ignored for a loaded model.
             size: long side of the network's input in pixels; None takes the model's best.
-            options: how descriptors become matches.
+            options: of the matcher; None takes the default for the checkpoint.
             cached_images: encoded images that are kept.
         """
         self.model = model if isinstance(model, TwoViewModel) else load_model(model, device=device)
         self.size = inference_size(self.model) if size is None else size
-        self.options = options
+        self.options = matcher_options(None, options, self.model.config.descriptor_dim > 0)
         self.cached_images = cached_images
         self._cache: OrderedDict[Path, tuple[View, EncodedImages]] = OrderedDict()
 
     @property
     def description(self) -> Mapping[str, object]:
         """What a report writes down about this method."""
-        return {"size": self.size, **asdict(self.options or MatchingOptions())}
+        return {"size": self.size, **asdict(self.options)}
 
     def __call__(self, path1: Path, path2: Path) -> Matches:
         """Match two images, surest matches first."""
         (view1, first), (view2, second) = self.encoded(path1), self.encoded(path2)
         result = next(predict_pairs(self.model, [first, second], [(0, 1)]))
-        return merge_matches(*match_pair(result, view1, view2, self.options))
+        return match_views(result, view1, view2, self.options, self.model.device)
 
     def encoded(self, path: Path) -> tuple[View, EncodedImages]:
         """An image and its features, from the cache if they are there."""

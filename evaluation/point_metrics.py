@@ -90,8 +90,8 @@ def cloud_error(
     if not len(source) or not len(target):
         inf = float("inf")
         return CloudError(inf, inf, inf, {float(t): 0.0 for t in thresholds})
-    there = KDTree(target).query(source)[0]
-    back = KDTree(source).query(target)[0]
+    there = np.asarray(KDTree(target).query(source)[0])
+    back = np.asarray(KDTree(source).query(target)[0])
     scores = {}
     for threshold in thresholds:
         precision, recall = float((there < threshold).mean()), float((back < threshold).mean())
@@ -118,7 +118,7 @@ def pointmap_error(
         thresholds: shares of the depth.
         similarity: from the estimate's frame to the truth's; None fits it robustly.
     """
-    found = np.isfinite(estimate).all(axis=1)
+    found = np.asarray(np.isfinite(estimate).all(axis=1))
     missing = float(1 - found.mean()) if len(found) else 1.0
     median_depth = float(np.median(depth)) if len(depth) else float("nan")
     if found.sum() < _FEWEST_POINTS:
@@ -209,7 +209,8 @@ def scene_point_error(data: EvaluationSet, scene: Scene) -> PointmapError | None
             estimates.append(_scene_points(scene, number, xy))
     if not truths:
         return None
-    return pointmap_error(*(np.concatenate(parts) for parts in (estimates, truths, depths)))
+    estimate, truth, depth = (np.concatenate(parts) for parts in (estimates, truths, depths))
+    return pointmap_error(estimate, truth, depth)
 
 
 def _scene_points(scene: Scene, number: int, xy: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import overload
 
 import numpy as np
 import pycolmap
+import torch
 from PIL import Image
 
 from ...geometry.camera import check_intrinsics
@@ -19,7 +20,7 @@ from .._sources import ImageSource, Source, list_sources, unique_names
 from ..defaults import inference_size
 from ..images import View, load_images
 from ..known.values import KnownSource, as_known, resolve
-from ..matching.descriptors import MatchingOptions, match_pair, merge_matches
+from ..matching.methods import MatcherOptions, match_views
 from ..predict import PairResult, Precision, encode_views, predict_pairs
 from ..progress import make_progress
 from .database import Database, DatabasePhoto, DatabaseSource, open_database
@@ -41,7 +42,7 @@ class LocalizerOptions:
         max_error_px: largest reprojection error of an inlier, original pixels of the query; None:
             2.5 pixels of the network's input.
         max_points: matches that the pose is sought in; more are thinned, surest first.
-        matching: how descriptors become matches.
+        matching: how predictions become matches; None is the default for the checkpoint.
         seed: of the robust estimation.
     """
 
@@ -49,7 +50,7 @@ class LocalizerOptions:
     min_inliers: int = MIN_INLIERS
     max_error_px: float | None = None
     max_points: int = 20_000
-    matching: MatchingOptions | None = None
+    matching: MatcherOptions | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -93,7 +94,6 @@ class Localizer:
         self.database: Database = open_database(scene, photos)
         self.options = options or LocalizerOptions()
         self.model = model if isinstance(model, TwoViewModel) else load_model(model, device=device)
-        _needs_descriptors(self.model)
         self.size = inference_size(self.model) if size is None else size
         self.precision: Precision = precision
         patch = self.model.config.patch_size
@@ -164,6 +164,7 @@ class Localizer:
                     query,
                     self.database.photos[index],
                     self.options.matching,
+                    self.model.device,
                 )
             )
         return _joined(parts)
@@ -247,10 +248,11 @@ def _lifted(
     reference: View,
     query: View,
     photo: DatabasePhoto,
-    matching: MatchingOptions | None,
+    matching: MatcherOptions | None,
+    device: torch.device,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(pixels of the query, world points or NaN, confidence) of one photo of the map."""
-    matches = merge_matches(*match_pair(result, reference, query, matching))
+    matches = match_views(result, reference, query, matching, device)
     return matches.xy2.astype(np.float64), photo.points.at(matches.xy1), matches.confidence
 
 
@@ -260,14 +262,6 @@ def _joined(parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Corre
     known = np.isfinite(xyz).all(axis=1)
     order = np.argsort(-confidence[known], kind="stable")
     return Correspondences(xy[known][order], xyz[known][order], len(xy))
-
-
-def _needs_descriptors(model: TwoViewModel) -> None:
-    if not model.config.descriptor_dim:
-        raise ValueError(
-            f"{model.config.name} predicts no descriptors, so photos cannot be matched with it; "
-            "use weav3r-small or a MASt3R-class checkpoint"
-        )
 
 
 @overload
@@ -345,7 +339,7 @@ def localize(
 
     Raises:
         FileNotFoundError: a query, the map or a photo of it does not exist.
-        ValueError: the map holds no camera, or the model no descriptors.
+        ValueError: the map holds no camera, or the model cannot match as `options` say.
     """
     single = isinstance(query, str | os.PathLike | Image.Image) or (
         isinstance(query, np.ndarray) and query.ndim == 3
@@ -354,7 +348,6 @@ def localize(
         raise ValueError(f"{query} is a folder; give a list of photos")
     sources = list_sources(query)
     network = model if isinstance(model, TwoViewModel) else load_model(model, device=device)
-    _needs_descriptors(network)
     size = inference_size(network) if size is None else size
     options = options or LocalizerOptions(top_k=top_k)
     intrinsics = _Intrinsics(known, K, focal_px)

@@ -14,7 +14,7 @@ from ...geometry.pointmap import focal_from_pointmap
 from ...geometry.pose import relative_pose
 from ...models.two_view import TwoViewModel
 from ..images import View
-from ..matching.descriptors import MatchingOptions, match_pair, merge_matches
+from ..matching.methods import MatcherOptions, match_views
 from ..predict import PairResult, Precision, encode_views, predict_pairs
 from .pixel_points import DepthPoints
 from .pose import MIN_INLIERS, confidence_of, occupied_cells, pose_covariance, solve_pose
@@ -51,7 +51,7 @@ def localize_against_photo(
     model: TwoViewModel,
     K: np.ndarray | None = None,
     K_reference: np.ndarray | None = None,
-    matching: MatchingOptions | None = None,
+    matching: MatcherOptions | None = None,
     min_inliers: int = MIN_INLIERS,
     precision: Precision = "float32",
 ) -> Localization:
@@ -63,10 +63,10 @@ def localize_against_photo(
 
     Args:
         query, reference: from `load_images`.
-        model: with descriptors.
+        model: any two-view checkpoint.
         K: (3, 3) of the query, original pixels; None estimates a focal length.
         K_reference: the same of the reference.
-        matching: how descriptors become matches.
+        matching: how predictions become matches; None is the default for the checkpoint.
         min_inliers: fewest matches that must agree.
         precision: of the network.
 
@@ -76,7 +76,9 @@ def localize_against_photo(
     """
     encoded = encode_views(model, [reference, query], precision=precision)
     result = next(predict_pairs(model, encoded, [(0, 1)], precision=precision))
-    pair = _read(result, reference, query, K_reference, matching, predicts_metres(model))
+    pair = _read(
+        result, reference, query, K_reference, matching, predicts_metres(model), model.device
+    )
     found = None
     if K is not None and K_reference is not None:
         found = _from_epipolar_geometry(pair, K, K_reference, min_inliers)
@@ -88,8 +90,9 @@ def _read(
     reference: View,
     query: View,
     K_reference: np.ndarray | None,
-    matching: MatchingOptions | None,
+    matching: MatcherOptions | None,
     metric: bool,
+    device: torch.device,
 ) -> _Pair:
     own = result.forward.view1
     if K_reference is None:
@@ -99,7 +102,7 @@ def _read(
         K_reference = np.asarray(reference.ledger.K_to_original(inner), dtype=np.float64)
     camera = Camera(K_reference, np.eye(4), *reference.ledger.original_size)
     depth = own.pointmap[..., 2].to(torch.float64).numpy()
-    matches = merge_matches(*match_pair(result, reference, query, matching))
+    matches = match_views(result, reference, query, matching, device)
     return _Pair(
         reference,
         query,

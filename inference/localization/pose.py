@@ -7,12 +7,14 @@ from typing import Literal
 
 import numpy as np
 
-from ...geometry._estimates import PoseEstimate
+from ...geometry._estimates import PoseEstimate, no_pose
+from ...geometry._evidence import log10_false_alarms, point_chance
 from ...geometry.pose import pose_from_points
 
 MIN_INLIERS = 12
 _GRID = 16  # cells along either side of the photo
 _CELLS_OF_HALF_CONFIDENCE = 16
+_LOG10_FALSE_ALARMS = -1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +71,13 @@ def solve_pose(
     focal: Literal["given", "estimated"] = "estimated" if K is None else "given"
     if not estimate:
         return SolvedPose(estimate, None, 0.0, focal)
+    if _by_chance(xy, estimate.inliers, max_error_px, size, free_focal=K is None):
+        reason = (
+            f"only {estimate.num_inliers} of {len(xy)} points agree on a pose within "
+            f"{max_error_px:g} px, no more than chance would make"
+        )
+        missing = PoseEstimate(no_pose(), np.zeros(len(xy), bool), 0, estimate.K, reason)
+        return SolvedPose(missing, None, 0.0, focal)
     use = estimate.inliers
     pixels, points = np.asarray(xy, np.float64)[use], np.asarray(xyz, np.float64)[use]
     cells = occupied_cells(pixels, size)
@@ -76,6 +85,30 @@ def solve_pose(
         pixels, points, estimate.K, estimate.cam_from_world, cells, free_focal=K is None
     )
     return SolvedPose(estimate, covariance, confidence_of(cells), focal)
+
+
+def _by_chance(
+    xy: np.ndarray,
+    inliers: np.ndarray,
+    max_error_px: float,
+    size: tuple[int, int],
+    *,
+    free_focal: bool,
+) -> bool:
+    """Whether wrong matches would agree as well with some pose.
+
+    A cell of the photo is one witness, however many matches it holds, because dense matching errs
+    in patches.
+    """
+    found = np.asarray(xy, dtype=np.float64)
+    finite = np.isfinite(found).all(axis=1)
+    cells = occupied_cells(found[finite], size)
+    single = point_chance(max_error_px, size)
+    chance = 1.0 - (1.0 - single) ** (finite.sum() / max(cells, 1))
+    agreeing = occupied_cells(found[inliers], size)
+    sample = 4 if free_focal else 3
+    alarms = log10_false_alarms(cells, agreeing, sample, 4, float(chance))
+    return alarms > _LOG10_FALSE_ALARMS
 
 
 def occupied_cells(xy: np.ndarray, size: tuple[int, int]) -> int:

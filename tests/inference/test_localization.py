@@ -118,6 +118,20 @@ def test_pose_and_focal_length_from_exact_points(known: bool) -> None:
     assert solved.confidence == confidence_of(occupied_cells(xy[20:], (480, 640)))
 
 
+def test_agreement_by_chance_is_no_pose() -> None:
+    """Thousands of wrong matches always bring some together; what is right stands out."""
+    camera = a_camera()
+    rng = np.random.default_rng(5)
+    xy, xyz = points_before(camera, 4000)
+    wrong = rng.uniform([0, 0], [640, 480], xy.shape)
+    solved = solve_pose(wrong, xyz, (480, 640), camera.K, min_inliers=4)
+    assert not solved.estimate and "no more than chance would make" in solved.estimate.reason
+    assert solved.covariance is None and solved.confidence == 0
+    wrong[:150] = xy[:150]
+    solved = solve_pose(wrong, xyz, (480, 640), camera.K)
+    np.testing.assert_allclose(solved.estimate.cam_from_world, camera.cam_from_world, atol=1e-2)
+
+
 def test_confidence_counts_cells_not_points() -> None:
     xy = np.array([[1.0, 1.0], [2.0, 2.0], [41.0, 1.0], [639.9, 479.9], [640.0, 480.0]])
     assert occupied_cells(xy, (480, 640)) == 3

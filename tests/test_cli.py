@@ -39,6 +39,7 @@ def test_help_lists_the_commands(run: Run, flag: str) -> None:
     for name in (
         "reconstruct",
         "match",
+        "localize",
         "plan",
         "examples",
         "train",
@@ -55,6 +56,7 @@ def test_help_lists_the_commands(run: Run, flag: str) -> None:
     [
         ("reconstruct",),
         ("match",),
+        ("localize",),
         ("plan",),
         ("examples",),
         ("train",),

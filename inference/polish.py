@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def polish_cameras(
 
     Returns:
         One model per component that has enough points, in the order of `components`. An image that
-        sees none of the points is not in its model.
+        sees too few of the points is not among the cameras of its model.
     """
     options, given = options or SfmOptions(), given or Given()
     keypoints, pairs = graph.finish()
@@ -118,7 +119,10 @@ def _adjusted(
             if 2 * model.num_points3D() < most:
                 return None
     model.update_point_3d_errors()
-    return sparse_model(model)
+    found = sparse_model(model)
+    # the others stayed where they were, in another frame than the rest
+    seen = {i for i, (xy, _) in found.observations.items() if len(xy) >= options.min_inliers}
+    return replace(found, cameras={i: c for i, c in found.cameras.items() if i in seen})
 
 
 def _start(

@@ -63,7 +63,7 @@ def align_pair(
             f"{(forward.frame, forward.other)} and {(backward.frame, backward.other)}"
         )
     both = (forward, backward)
-    score = np.array([np.prod([float(np.mean(c)) for c in maps.confidences]) for maps in both])
+    score = np.array([float(np.prod([np.mean(c) for c in maps.confidences])) for maps in both])
     if principal_point_px is None:
         principal_point_px = [
             (m.confidences[0].shape[1] / 2, m.confidences[0].shape[0] / 2) for m in both
@@ -79,7 +79,7 @@ def align_pair(
     depth = [np.zeros(0), np.zeros(0)]
     depth[frame] = np.asarray(used.pointmaps[0], np.float64)[..., 2]
     depth[1 - frame] = points @ poses[1 - frame, 2, :3] + poses[1 - frame, 2, 3]
-    return PairCameras(poses, focal, (depth[0], depth[1]), score)
+    return PairCameras(poses, focal, (depth[0], depth[1]), score.astype(np.float64))
 
 
 def _focal(maps: PairMaps, principal_point: Float64Array) -> float:

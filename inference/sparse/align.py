@@ -67,7 +67,7 @@ class SparseOptions:
     chain: ChainKind = "ward"
     coarse_steps: int = 100
     fine_steps: int = 200
-    tolerance: float = 1e-6
+    tolerance: float = 1e-5
     coarse_gamma: float = 1.5
     fine_gamma: float = 0.5
     regression_gamma: float = 1.1

@@ -160,10 +160,10 @@ class CanonicalStack:
             size=self.size,
             subsample=self.subsample,
             relative_depth=relative.astype(np.float32),
-            confidence=confidence,
+            confidence=confidence.astype(np.float32, copy=False),
             core_depth=depth[np.ix_(rows, columns)].astype(np.float64),
             focal_px=float(focal[0]),
-            pointmap=points,
+            pointmap=points.astype(np.float32, copy=False),
         )
 
     def _ratio(self, depth: Float32Array) -> float:

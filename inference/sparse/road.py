@@ -19,6 +19,7 @@ from .canonical import CanonicalStack, CanonicalView
 from .problem import Float64Array, SparseMatches
 
 _FEWEST = 12  # matches of a pair that says anything
+_MOST = 1000  # matches of a pair that are used; more cost time and tell nothing new
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,5 +218,7 @@ def _in_first_camera(alignment: SparseAlignment) -> SparseAlignment:
 
 
 def _inliers(pair: VerifiedPair) -> SparseMatches:
-    m, keep = pair.matches, pair.inliers
+    m, keep = pair.matches, np.flatnonzero(pair.inliers)
+    if len(keep) > _MOST:  # evenly, sure and unsure ones
+        keep = keep[np.linspace(0, len(keep) - 1, _MOST).round().astype(int)]
     return replace(m, xy1=m.xy1[keep], xy2=m.xy2[keep], confidence=m.confidence[keep])

@@ -73,9 +73,12 @@ class DepthEvidence:
         self,
         convention: Convention,
         scales: Float64[np.ndarray, " s"],
-        width: float = _WIDTH,
+        width: float | Float64[np.ndarray, " s"] = _WIDTH,
     ) -> tuple[Float64[np.ndarray, "s m"], np.ndarray]:
-        """Agreement of each sample at each scale of the depth, 0 to 1, and whether it landed."""
+        """Agreement of each sample at each scale of the depth, 0 to 1, and whether it landed.
+
+        A share `width` of the depth, one for all scales or one for each, counts a half.
+        """
         points, K_b = self._carry(convention, scales)
         heights, widths, starts, flat = self._maps(convention)
         xy, inside = _project(points, K_b, np.stack([widths, heights], -1)[self.target])
@@ -85,7 +88,7 @@ class DepthEvidence:
             there = _read_depth(there, _rays(cell + 0.5, K_b), convention)
         landed = inside & (there > 0)
         error = np.where(landed, points[..., 2] / np.where(landed, there, 1) - 1, np.inf)
-        return 1 / (1 + (error / width) ** 2), landed
+        return 1 / (1 + (error / np.reshape(width, (-1, 1))) ** 2), landed
 
     def landing(
         self, convention: Convention, scale: float
@@ -219,13 +222,14 @@ def try_with_depth(
     """
     few = evidence.thinned(_CHANCE)
     every = list(conventions(_implied_K_scale(evidence)))
-    wide = np.stack([few.agree(c, _SCALES, _WIDE)[0].mean(1) for c in every])
-    exact = np.array([few.agree(c, np.ones(1))[0].mean() for c in every])
+    scales, widths = np.append(_SCALES, 1.0), np.append(np.full(len(_SCALES), _WIDE), _WIDTH)
+    first = np.stack([few.agree(c, scales, widths)[0].mean(1) for c in every])
+    wide, exact = first[:, :-1], first[:, -1]
     best = {0, *np.argsort(-wide.max(1))[:_FINALISTS], *np.argsort(-exact)[:_FINALISTS]}
     half = evidence.thinned(4 * _CHANCE)
-    scales = {k: _best_scale(half, every[k], wide[k]) for k in sorted(best)}
-    telling = _telling(evidence, [(every[k], scale) for k, scale in scales.items()])
-    found = [(every[k], _trial(telling, every[k], scale)) for k, scale in scales.items()]
+    fitted = {k: _best_scale(half, every[k], wide[k]) for k in sorted(best)}
+    telling = _telling(evidence, [(every[k], scale) for k, scale in fitted.items()])
+    found = [(every[k], _trial(telling, every[k], scale)) for k, scale in fitted.items()]
     found.sort(key=lambda pair: -_value(*pair))
     return _by_colour(telling, found), telling
 
@@ -329,9 +333,11 @@ def colour_agreement(
         for k in np.unique(number):
             column, row = places[side][number == k].T
             pairs[number == k, side] = grays[k][row, column]
-    if np.std(pairs, axis=0).min() < 1:
+    centred = pairs - pairs.mean(0)
+    spread = np.sqrt((centred**2).mean(0))
+    if min(spread) < 1:
         return float("nan")
-    return float(np.corrcoef(pairs, rowvar=False).item(0, 1))
+    return float(np.mean(centred[:, 0] * centred[:, 1]) / (spread[0] * spread[1]))
 
 
 def _pose_of(convention: Convention, poses: np.ndarray, place: int) -> np.ndarray:

@@ -57,3 +57,25 @@ def test_no_data_set_is_an_input_error(run: Run, command: list[str], tmp_path: P
     places = [str(tmp_path / "empty")] + [str(tmp_path / "new")] * (len(command) - 1)
     done = run("data", *command, *places)
     assert done.status == 2 and "looks like no data set" in done.err
+
+
+def test_make_writes_a_data_set_to_train_on(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from weav3r.datasets.layouts import open_data_set
+    from weav3r.datasets.textures import TextureBank
+
+    few = TextureBank.procedural(count=8, size=32)
+    monkeypatch.setattr("weav3r.datasets.made_scenes.default_bank", lambda: few)
+    folder = tmp_path / "rooms"
+    small = ("--scenes", 2, "--views", 2, "--size", "64x48", "--fov", 40, 80)
+    done = run("data", "make", folder, *small, "--look", "thermal")
+    assert done.status == 0 and f"wrote {folder} with 4 photos of 2 scenes" in done.out
+    made = open_data_set(folder)
+    assert len(made) == 4 and made.views[0].size == (48, 64)
+    again = run("data", "make", folder, *small)
+    assert again.status == 2 and "is not empty" in again.err
+    wrong = run("data", "make", tmp_path / "new", "--look", "foggy")
+    assert wrong.status == 2 and "--look foggy: there are photo, night, thermal" in wrong.err
+    wrong = run("data", "make", tmp_path / "new", "--size", "64")
+    assert wrong.status == 2 and "expected WIDTHxHEIGHT, such as 256x192" in wrong.err

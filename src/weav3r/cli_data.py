@@ -159,5 +159,37 @@ def data_pairs(
     _say(f"wrote {path} with {len(pairs)} pairs", output)
 
 
+@app.command("make")
+def data_make(
+    folder: Annotated[Path, typer.Argument(help="New folder to write, in our layout.")],
+    scenes: Annotated[int, typer.Option(help="How many; the last fifth is held out.")] = 10,
+    views: Annotated[int, typer.Option(help="Photos of each scene, 2 to 8.")] = 8,
+    look: Annotated[
+        str, typer.Option(help="photo, night or thermal: a domain for a network to adapt to.")
+    ] = "photo",
+    fov: Annotated[
+        tuple[float, float], typer.Option(help="Range of the field of view, degrees.")
+    ] = (35.0, 90.0),
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the photos.")] = "256x192",
+    seed: Annotated[int, typer.Option(help="Of the scenes.")] = 0,
+) -> None:
+    """Write generated scenes as a data set with exact depth, to try training on."""
+    from .datasets.made_scenes import LOOKS, make_data_set
+    from .inference.progress import make_progress
+
+    check_writable(folder, "FOLDER")
+    if look not in LOOKS:
+        raise ValueError(f"--look {look}: there are {', '.join(LOOKS)}")
+    width, x, height = size.partition("x")
+    if not (x and width.isdigit() and height.isdigit()):
+        raise ValueError(f"--size {size}: expected WIDTHxHEIGHT, such as 256x192")
+    with make_progress(True) as show, show.stage("scenes", scenes) as advance:
+        make_data_set(
+            *(folder, scenes, views, (int(height), int(width)), look, fov, seed),
+            progress=lambda done, total: advance(1),
+        )
+    _say(f"wrote {folder} with {scenes * views} photos of {scenes} scenes", output)
+
+
 def _say(line: str, where: Console) -> None:
     where.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -439,6 +439,8 @@ def _fit(work: _Work, limit: int | None) -> Plan:
     """The fastest settings that fit, tried in the order of what they cost."""
     default = Settings(half_features=len(work.originals) >= MANY_VIEWS)
     single = replace(default, encode_batch=1, pair_batch=1)
+    if work.device == "cpu":  # where `reconstruct` makes no batches
+        default = single
     half = replace(single, half_features=True)
     spilled = replace(half, resident=4, keeps_own_maps=False)
     made = work.plan(default)

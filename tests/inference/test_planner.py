@@ -118,9 +118,9 @@ def test_a_bound_makes_the_work_smaller_step_by_step(
         assert made.peak_bytes <= bound
         seen.append(made.settings)
         bound = made.peak_bytes - 1
-    assert [s.pair_batch for s in seen] == [2, 1, 1, 1]
-    assert [s.half_features for s in seen] == [False, False, True, True]
-    assert [s.resident for s in seen] == [None, None, None, 4]
+    assert [s.pair_batch for s in seen] == [1, 1, 1]  # a processor makes no batches
+    assert [s.half_features for s in seen] == [False, True, True]
+    assert [s.resident for s in seen] == [None, None, 4]
 
 
 def test_nothing_fits_into_nothing(photos: Path) -> None:

@@ -105,10 +105,11 @@ class OptimizerConfig:
     learning_rate: float = 5e-4
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.05  # on matrices and kernels only
+    schedule: Literal["stable", "cosine"] = "stable"  # cosine: from warm-up to the recipe's steps
     warmup_steps: int = 300
     decay_fraction: float = 0.25  # of a run with decay=True: the last part falls linearly
     final_factor: float = 0.01  # learning rate at the end of the decay, relative to the peak
-    clip_norm: float = 1.0
+    clip_norm: float | None = 1.0  # largest norm of the gradient; None = no limit
     max_skipped: int = 50  # consecutive non-finite gradients before the run gives up
     ema_decay: float = 0.999  # of the averaged weights, reached gradually
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on GPUs
@@ -137,6 +138,7 @@ class Recipe:
     model: str = "weav3r-small"  # a preset
     model_overrides: dict[str, Any] = field(default_factory=dict)  # fields of ModelConfig
     init: str | None = None  # weights to start from: what load_model takes, or a CroCo file
+    init_partly: bool = False  # keep `model`; take the tensors of init that fit, the rest is fresh
     seed: int = 0
     steps: int | None = None  # total number of steps; None = until the minutes are over
     data: DataConfig = field(default_factory=DataConfig)

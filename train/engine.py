@@ -33,7 +33,7 @@ from .runtime import (
     stop_flag,
     write_atomically,
 )
-from .schedule import WarmupStableDecay
+from .schedule import make_schedule
 from .tasks import Batch, PairTask, Task
 from .throughput import FlopMeter, Window, measure_peak
 
@@ -134,12 +134,7 @@ class Trainer:
             fused=True,
         )
         self.ema = ExponentialMovingAverage(self.model, recipe.optimizer.ema_decay)
-        self.schedule = WarmupStableDecay(
-            recipe.optimizer.learning_rate,
-            recipe.optimizer.warmup_steps,
-            recipe.optimizer.decay_fraction,
-            recipe.optimizer.final_factor,
-        )
+        self.schedule = make_schedule(recipe.optimizer, recipe.steps)
         self.step, self.next_scene, self.seconds = 0, 0, 0.0
         self.skipped_in_a_row = 0
         self.last_validation: dict[str, float] = {}
@@ -344,7 +339,8 @@ class Trainer:
         means: dict[str, Tensor] = {}
         if math.isfinite(norm.item()):
             self.skipped_in_a_row = 0
-            nn.utils.clip_grads_with_norm_(parameters, config.clip_norm, norm)
+            if config.clip_norm is not None:
+                nn.utils.clip_grads_with_norm_(parameters, config.clip_norm, norm)
             self.optimizer.step()
             self.ema.update(self.model)
             means = {k: sum(v[k] for _, v in seen) / count for k in seen[0][1]}  # pyright: ignore

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +17,43 @@ from ..models.two_view import TwoViewModel
 from ..models.weights import initialise_from_croco
 from .config import Recipe
 
+logger = logging.getLogger(__name__)
+
 
 def build_model(recipe: Recipe) -> TwoViewModel:
     """Make the recipe's network, from its initial weights or from the seed.
 
     Weights of a completion network (CroCo) start the transformer of the recipe's model; those of
-    a two-view network bring their own configuration.
+    a two-view network bring their own configuration, unless the recipe takes them partly: MASt3R
+    starts from DUSt3R and has heads of its own.
+
+    Raises:
+        ValueError: nothing of the initial weights fits the recipe's model.
     """
     completion = None if recipe.init is None else _completion_weights(recipe.init)
     if recipe.init is not None and completion is None:
         model = load_model(recipe.init, device="cpu")
-        known = model.provenance or Provenance()
-        model.provenance = known.derived(base_name(recipe.init))
+        provenance = (model.provenance or Provenance()).derived(base_name(recipe.init))
+        if recipe.init_partly:
+            model = _taken_over(_fresh_model(recipe), model, recipe.init)
+        model.provenance = provenance
         return model
     model = _fresh_model(recipe)
     if recipe.init is not None and completion is not None:
         initialise_from_croco(model, completion, origin=recipe.init)
         licence = PUBLISHED_LICENCE if is_torch_file(Path(recipe.init).expanduser()) else ""
         model.provenance = Provenance(licence).derived(base_name(recipe.init))
+    return model
+
+
+def _taken_over(model: TwoViewModel, source: TwoViewModel, origin: str) -> TwoViewModel:
+    """Copy every tensor of the same name and shape."""
+    own, theirs = model.state_dict(), source.state_dict()
+    fits = {k: v for k, v in theirs.items() if k in own and own[k].shape == v.shape}
+    if not any(key.startswith("enc_blocks") for key in fits):
+        raise ValueError(f"{origin} has no block that fits {model.config.name}; choose another")
+    model.load_state_dict(own | fits)
+    logger.info("%d of %d tensors are those of %s", len(fits), len(own), origin)
     return model
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from .config import OptimizerConfig
+
 
 @dataclass(frozen=True)
 class WarmupStableDecay:
@@ -41,6 +43,48 @@ class WarmupStableDecay:
             left = min(1.0, max(0.0, (1 - progress) / self.decay_fraction))
             factor *= self.final_factor + (1 - self.final_factor) * left
         return self.peak * factor
+
+
+@dataclass(frozen=True)
+class WarmupCosine:
+    """Half-cycle cosine to the last step of a run whose length is known, see `warmup_cosine`."""
+
+    peak: float
+    warmup_steps: int
+    steps: int
+    final_factor: float = 0.0  # at the end, relative to the peak
+
+    def in_decay(self, progress: float | None) -> bool:
+        """False: the whole run is one; there is no branch to keep a state before."""
+        return False
+
+    def learning_rate(self, step: int, progress: float | None = None) -> float:
+        """Return the rate of a step; `progress` is not read."""
+        minimum = self.final_factor * self.peak
+        done = min(step, self.steps)
+        return warmup_cosine(done, self.peak, self.steps, self.warmup_steps, minimum)
+
+
+def make_schedule(config: OptimizerConfig, steps: int | None) -> WarmupStableDecay | WarmupCosine:
+    """Make the schedule of a recipe.
+
+    Args:
+        steps: total number of steps of the run, if it has one.
+
+    Raises:
+        ValueError: a cosine needs an end that lies after the warm-up.
+    """
+    if config.schedule == "stable":
+        return WarmupStableDecay(
+            *(config.learning_rate, config.warmup_steps, config.decay_fraction),
+            config.final_factor,
+        )
+    if steps is None or steps <= config.warmup_steps:
+        raise ValueError(
+            "optimizer.schedule=cosine needs steps in the recipe, more than the "
+            f"{config.warmup_steps} of the warm-up, got {steps}"
+        )
+    return WarmupCosine(config.learning_rate, config.warmup_steps, steps, config.final_factor)
 
 
 def warmup_cosine(

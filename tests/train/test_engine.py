@@ -213,6 +213,26 @@ def test_models_by_name_and_from_weights(make_recipe, make_scenes, tmp_path) -> 
     )
 
 
+def test_weights_of_another_shape_are_taken_partly(make_recipe, tmp_path) -> None:
+    """As MASt3R starts from DUSt3R: the transformer fits, the descriptor head is new."""
+    plain = {"descriptor_head": "none", "descriptor_dim": 0, "two_confidences": False}
+    overrides = {**make_recipe().model_overrides, **plain}
+    start = build_model(dataclasses.replace(make_recipe(), model_overrides=overrides))
+    start.save_pretrained(tmp_path / "start")
+    recipe = make_recipe(init=str(tmp_path / "start"), seed=1)
+    assert build_model(recipe).config.descriptor_dim == 0
+    model = build_model(dataclasses.replace(recipe, init_partly=True))
+    assert model.config.descriptor_dim > 0
+    for key in ("enc_blocks.0.attn.qkv.weight", "dec_blocks2.0.mlp.fc1.weight"):
+        assert torch.equal(model.state_dict()[key], start.state_dict()[key])
+    assert model.provenance is not None and model.provenance.base_model == "start"
+    wider = dataclasses.replace(
+        recipe, init_partly=True, model_overrides={**recipe.model_overrides, "encoder_dim": 64}
+    )
+    with pytest.raises(ValueError, match="has no block that fits weav3r-small"):
+        build_model(wider)
+
+
 def test_the_licence_of_the_initial_weights_stays(make_recipe, make_scenes, tmp_path) -> None:
     start = build_model(make_recipe())
     stated = Provenance("CC BY-NC 4.0", "Photos.", {"AUC@5": "0.5"}, description="Good.")

@@ -15,6 +15,7 @@ from rich.logging import RichHandler
 
 from .cli_data import app as data_app
 from .cli_demo import demo, examples
+from .cli_doctor import doctor
 from .cli_evaluate import benchmark, evaluate
 from .cli_finetune import finetune
 from .cli_localize import localize
@@ -24,6 +25,7 @@ from .cli_options import console, output
 from .cli_reconstruct import plan, reconstruct
 from .cli_reliability import reliability
 from .cli_train import train
+from .cli_view import view
 
 app = typer.Typer(
     name="weav3r",
@@ -68,7 +70,9 @@ for _command in (
     match,
     localize,
     demo,
+    view,
     examples,
+    doctor,
     evaluate,
     reliability,
     benchmark,

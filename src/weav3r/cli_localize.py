@@ -26,7 +26,9 @@ def localize(
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Write poses: .txt (name qw qx qy qz tx ty tz), .json"),
+        typer.Option(
+            "--output", "-o", help="Write poses: .txt (name qw qx qy qz tx ty tz) or .json."
+        ),
     ] = None,
     photos: Annotated[
         Path | None, typer.Option(help="Folder of the map's photos, if they moved.")

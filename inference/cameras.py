@@ -41,6 +41,7 @@ from .sfm import (
     SfmResult,
     SparseModel,
     camera_groups,
+    judge_pairs,
     reconstruct_from_matches,
 )
 from .sparse.align import SparseOptions
@@ -412,7 +413,12 @@ def _align_sparsely(
     guesses = _focal_guesses(work)
     focals = [v.exif_focal_px or guess for v, guess in zip(work.views, guesses, strict=True)]
     accepted, refused = [], {}
+    if work.graph is not None:  # with both anchors of every pair, which say more of look-alikes
+        verdicts = judge_pairs(work.views, work.graph, guesses, options, work.given)
+        refused = {pair: verdict.reason for pair, verdict in verdicts.items() if verdict.reason}
     for pair, matches in sorted(work.matches.items()):
+        if pair in refused:
+            continue
         limit = options.max_error_network_px
         verified = verify_pair(work.views, pair, matches, focals, limit, options.seed)
         count = int(verified.inliers.sum())

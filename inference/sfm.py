@@ -170,6 +170,31 @@ def reconstruct_from_matches(
     return SfmResult(best, verdicts)
 
 
+def judge_pairs(
+    views: Sequence[View],
+    graph: MatchGraph,
+    focal_guess_px: Sequence[float],
+    options: SfmOptions | None = None,
+    given: Given | None = None,
+) -> dict[tuple[int, int], PairVerification]:
+    """Say which pairs fit one camera motion and are not contradicted by the others.
+
+    Args:
+        views: the photos.
+        graph: matches between them.
+        focal_guess_px: as of `reconstruct_from_matches`.
+        options: see `SfmOptions`.
+        given: what is known.
+    """
+    options, given = options or SfmOptions(), given or Given()
+    keypoints, pairs = graph.finish()
+    with quiet_colmap(), tempfile.TemporaryDirectory(prefix="weav3r-pairs-") as folder:
+        path = Path(folder) / "database.db"
+        write_database(path, views, keypoints, pairs, focal_guess_px, options, given)
+        verdicts = verify_pairs(path, Path(folder), views, pairs, options)
+        return verdicts | _contradicted(path, keypoints, views, verdicts, options)
+
+
 def _contradicted(
     database_path: Path,
     keypoints: list[np.ndarray],

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import weav3r
+from weav3r.inference.sfm import PairVerification
 from weav3r.inference.sparse.align import SparseOptions
 from weav3r.models import PRESETS, TwoViewModel
 
@@ -70,3 +71,20 @@ def test_both_need_descriptors(options: dict) -> None:
     model = TwoViewModel(config).eval()
     with pytest.raises(ValueError, match="predicts no descriptors"):
         weav3r.reconstruct(weav3r.example_photos()["toy"], model, progress=False, **options)
+
+
+def test_a_contradicted_pair_is_left_out_and_named(monkeypatch) -> None:
+    def judge(views, graph, *_: object) -> dict[tuple[int, int], PairVerification]:
+        return {(0, 1): PairVerification(900, 500, False, "the other pairs say otherwise")}
+
+    monkeypatch.setattr("weav3r.inference.cameras.judge_pairs", judge)
+    scene = weav3r.reconstruct(
+        weav3r.example_photos()["toy"],
+        weav3r.load_model("weav3r-small", device="cpu"),
+        size=SIZE,
+        cameras="sparse",
+        depth="pointmaps",
+        progress=False,
+    )
+    assert scene.components == [[0], [1]]
+    assert [r.reason for r in scene.report.rejected] == ["the other pairs say otherwise"]

@@ -287,11 +287,11 @@ class SceneViewer:
         self.refresh_cameras()
 
     def refresh_cameras(self) -> None:
-        """Bring the cameras in line with their controls; that of the chosen photo is in the way."""
+        """Bring the cameras in line with their controls; looking through one, none is shown."""
         crowd = max(1.0, len(self.frusta) / 20) ** 0.5
         with self._lock, self.server.atomic():
-            for i, handle in self.frusta.items():
-                handle.visible = bool(self.cameras.value) and i != self._inside
+            for handle in self.frusta.values():
+                handle.visible = bool(self.cameras.value) and self._inside is None
                 handle.scale = float(self.camera_size.value) * self._extent * 0.06 / crowd
 
     def look_through(self, i: int, client: viser.ClientHandle) -> None:
@@ -330,7 +330,7 @@ class SceneViewer:
         cloud = self.points.cloud.points
         middle = np.median(cloud[:20_000], axis=0) if len(cloud) else first.center
         right, down, forward = first.world_from_cam[:3, :3].T
-        start.position = first.center - extent * (0.35 * forward + 0.2 * down + 0.15 * right)
+        start.position = first.center - extent * (0.35 * forward + 0.2 * down - 0.15 * right)
         start.look_at = middle.astype(np.float64)
         start.fov = float(np.deg2rad(50))
 

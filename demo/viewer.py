@@ -109,6 +109,9 @@ class SceneViewer:
         self.server.scene.set_up_direction("-y")
         self._build_controls()
         self.show_component(0)
+        # A browser starts there by itself, but viser does not hear of it before the first move, and
+        # a screenshot would be taken from elsewhere.
+        self.server.on_client_connect(self._place)
 
     # -- controls ----------------------------------------------------------------------------------
 
@@ -313,15 +316,18 @@ class SceneViewer:
 
     def look_at_all(self, client: viser.ClientHandle) -> None:
         """Move a browser back to where all is seen."""
+        self._place(client)
+        with self._lock:
+            self._inside = None
+            self.refresh_cameras()
+
+    def _place(self, client: viser.ClientHandle) -> None:
         start = self.server.initial_camera
         with client.atomic():
             client.camera.position = start.position
             client.camera.up_direction = np.array([0.0, -1.0, 0.0])
             client.camera.look_at = start.look_at
             client.camera.fov = start.fov
-        with self._lock:
-            self._inside = None
-            self.refresh_cameras()
 
     def _set_start(self) -> None:
         """Begin behind and above the first camera, with the middle of the points ahead."""

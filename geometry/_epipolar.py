@@ -224,7 +224,8 @@ def pose_covariance(
     steps = 1e-6 * np.eye(problem.number)
     jacobian = np.stack([(problem.residuals(x, sigma) - start) / 1e-6 for x in steps], axis=1)
     # A direction that nothing fixes gets a variance of about (180 degrees)^2.
-    return np.linalg.inv(jacobian.T @ jacobian + 0.1 * np.eye(problem.number))[:5, :5]
+    information = jacobian.T @ jacobian + 0.1 * np.eye(problem.number)
+    return np.asarray(np.linalg.inv(information)[:5, :5], dtype=np.float64)
 
 
 def fit_rotation(rays1: Float64Array, rays2: Float64Array, noise_rad: float) -> Float64Array:

@@ -137,6 +137,13 @@ def test_an_unknown_suffix_fails_before_the_work(run: Run) -> None:
     assert_one_line(outcome, "cannot tell the format of 'scene.obj'", ".glb")
     outcome = run("match", "a.jpg", "b.jpg", "-o", "matches.txt")
     assert_one_line(outcome, "matches.txt", ".npz, .csv or .png")
+    outcome = run("match", "photos", "-o", "m.npz", "--colmap-db", "m.db")
+    assert_one_line(outcome, "leave out --colmap-db")
+
+
+@pytest.mark.usefixtures("no_work")
+def test_one_path_alone_is_matched_only_for_colmap(run: Run) -> None:
+    assert_one_line(run("match", "photos"), "give two photos, got 1", "--colmap-db FILE")
 
 
 @pytest.mark.usefixtures("no_work")

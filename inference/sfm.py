@@ -47,7 +47,7 @@ class SfmOptions:
     max_error_network_px: float = 1.5
     min_inliers: int = 24
     min_inlier_ratio: float = 0.15
-    verification: VerificationOptions | None = VerificationOptions(front_share=0.02)
+    verification: VerificationOptions | None = VerificationOptions(front_share=0.06)
     share_focal: bool = True
     seed: int = 0
     threads: int = 1

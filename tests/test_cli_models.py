@@ -182,7 +182,9 @@ def test_the_licence_notice_is_shown(
     run: Run, hub: LocalHub, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Matched:
-        def summary(self) -> str:
+        view1 = view2 = None
+
+        def summary(self, *intrinsics: object) -> str:
             return "matched"
 
     def match(*images: Path, model: str, **options: object) -> Matched:

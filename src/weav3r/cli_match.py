@@ -118,6 +118,8 @@ def match(
 
 def _intrinsics(pair: PairMatch, known: Path | None) -> tuple[np.ndarray, ...]:
     """K of both photos, or nothing where the file does not have both."""
+    if known is None:
+        return ()
     from .inference.known.values import as_known, resolve
 
     found = resolve(as_known(known), [pair.view1, pair.view2]).intrinsics

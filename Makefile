@@ -2,6 +2,7 @@
 #   make scene   set up and turn the bundled example photos into scene.glb
 #   make test    set up and run linters and tests
 #   make types   type check (needs node, which pyright fetches)
+#   make docs    set up and build the pages of docs/ into build/docs
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ export PYTHONSAFEPATH = 1
 # Threads that wait asleep do not steal time from the others on a busy machine.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: scene test lint types wheel clean
+.PHONY: scene test lint types docs wheel clean
 
 scene: $(VENV)/.product
 	$(BIN)/weav3r reconstruct --example $(EXAMPLE) -o scene.glb
@@ -31,6 +32,9 @@ types: $(VENV)/.development
 	rm -rf build/types && mkdir -p build/types
 	cp -R "$$($(BIN)/python -c 'import weav3r; print(weav3r.__path__[0])')" build/types/weav3r
 	$(BIN)/pyright --pythonpath $(BIN)/python build/types/weav3r tests
+
+docs: $(VENV)/.development
+	$(BIN)/python -m sphinx -q -W --keep-going docs build/docs
 
 wheel: $(VENV)/.development
 	rm -rf build dist

@@ -23,6 +23,8 @@ napoleon_use_ivar = True
 python_use_unqualified_type_names = True
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["drawings.css"]
 html_title = f"Weav3R {release}"
 html_copy_source = False
 html_theme_options = {

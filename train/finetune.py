@@ -103,7 +103,7 @@ def finetune(
     layout: str | None = None,
     minutes: float = DEFAULT_MINUTES,
     adapt: str = "all",
-    rehearsal: float = 0.25,
+    rehearsal: float = 0.5,
     device: str = "auto",
     check: bool = True,
     overrides: Sequence[str] = (),

@@ -23,7 +23,7 @@ def finetune(
     ] = "all",
     rehearsal: Annotated[
         float, typer.Option(help="Share of procedural scenes, against forgetting.")
-    ] = 0.25,
+    ] = 0.5,
     layout: Annotated[
         str | None, typer.Option(help="Layout of the folder; default: by its looks.")
     ] = None,

@@ -124,19 +124,15 @@ def rows_of(
         found = match_views(matched.result, matched.view1, matched.view2, chosen)
         yield name, found, time.process_time() - start
     for detail in args.detail:
-        fine = CoarseToFineOptions(detail=detail)
-        for name, subpixel in (("whole pixels", False), ("sub-pixel", True)):
-            start = time.process_time()
-            found = weav3r.match(
-                pair.path1,
-                pair.path2,
-                model,
-                size=args.size,
-                options=MatchingOptions(subpixel=subpixel),
-                coarse_to_fine=fine,
-            )
-            took = time.process_time() - start
-            yield f"anchors, crops at {detail:g}x, {name}", found.matches, took
+        start = time.process_time()
+        found = weav3r.match(
+            pair.path1,
+            pair.path2,
+            model,
+            size=args.size,
+            coarse_to_fine=CoarseToFineOptions(detail=detail),
+        )
+        yield f"anchors, crops at {detail:g}x", found.matches, time.process_time() - start
 
 
 def main() -> int:

@@ -139,6 +139,9 @@ def test_an_unknown_suffix_fails_before_the_work(run: Run) -> None:
     assert_one_line(outcome, "matches.txt", ".npz, .csv or .png")
     outcome = run("match", "photos", "-o", "m.npz", "--colmap-db", "m.db")
     assert_one_line(outcome, "leave out --colmap-db")
+    for option in (("--matcher", "gated"), ("--coarse-to-fine",)):
+        outcome = run("match", "photos", "--colmap-db", "m.db", *option)
+        assert_one_line(outcome, "--matcher and --coarse-to-fine are for two photos")
 
 
 @pytest.mark.usefixtures("no_work")

@@ -18,6 +18,7 @@ import numpy as np
 from ..geometry.camera import Camera
 from ..geometry.pose import relative_pose
 from ..models.two_view import EncodedImages, TwoViewModel
+from .agreement import agreeing_share
 from .alignment.pairs import AlignedCameras, PairSamples, align_pairs
 from .dense import DepthMap
 from .graph.verification import verify_edges
@@ -48,6 +49,7 @@ from .sparse.align import SparseOptions
 from .sparse.road import (
     CanonicalStacks,
     SparseComponent,
+    VerifiedPair,
     align_components,
     shared_points,
     verify_pair,
@@ -413,12 +415,7 @@ def _align_sparsely(
     guesses = _focal_guesses(work)
     focals = [v.exif_focal_px or guess for v, guess in zip(work.views, guesses, strict=True)]
     accepted, refused = [], {}
-    if work.graph is not None:  # with both anchors of every pair, which say more of look-alikes
-        verdicts = judge_pairs(work.views, work.graph, guesses, options, work.given)
-        refused = {pair: verdict.reason for pair, verdict in verdicts.items() if verdict.reason}
     for pair, matches in sorted(work.matches.items()):
-        if pair in refused:
-            continue
         limit = options.max_error_network_px
         verified = verify_pair(work.views, pair, matches, focals, limit, options.seed)
         count = int(verified.inliers.sum())
@@ -426,30 +423,68 @@ def _align_sparsely(
             accepted.append(verified)
         else:
             refused[pair] = f"only {count} of {len(matches)} matches fit one camera motion"
-    _reject(work, refused)
     known = {
         i: float(np.sqrt(entry.fixed_K[0, 0] * entry.fixed_K[1, 1]))
         for i, entry in work.given.views.items()
         if entry.fixed_K is not None
     }
     lens = camera_groups(work.views, options.share_focal, work.given)
-    return align_components(work.views, stacks, accepted, focals, lens, known, work.sparse)
+
+    def align(pairs: list[VerifiedPair]) -> list[SparseComponent]:
+        return align_components(work.views, stacks, pairs, focals, lens, known, work.sparse)
+
+    components = align(accepted)
+    if work.graph is not None and _sparse_agreement(work, components, accepted, options) < (
+        options.min_agreement
+    ):
+        verdicts = judge_pairs(work.views, work.graph, guesses, options, work.given)
+        wrong = {pair: v.reason for pair, v in verdicts.items() if v.reason and pair not in refused}
+        accepted = [p for p in accepted if (p.matches.first, p.matches.second) not in wrong]
+        refused |= wrong
+        components = align(accepted)
+    _reject(work, refused)
+    return components
+
+
+def _sparse_agreement(
+    work: Work,
+    components: Sequence[SparseComponent],
+    pairs: Sequence[VerifiedPair],
+    options: SfmOptions,
+) -> float:
+    """Share of the believed matches that the aligned cameras explain."""
+    found = _cameras_of(work, components)
+    models = [{i: found[i] for i in component.images} for component in components]
+    matches = {}
+    for pair in pairs:
+        key = pair.matches.first, pair.matches.second
+        matches[key] = work.matches[key].xy1[pair.inliers], work.matches[key].xy2[pair.inliers]
+    max_error = options.max_error_network_px * max(v.pixel_scale for v in work.views)
+    return agreeing_share(matches, models, max_error)
+
+
+def _cameras_of(work: Work, components: Sequence[SparseComponent]) -> dict[int, Camera]:
+    cameras: dict[int, Camera] = {}
+    for component in components:
+        found = component.alignment
+        for n, index in enumerate(component.images):
+            ledger = work.views[index].ledger
+            K = _intrinsics(float(found.focal_px[n]), 0, 0)
+            K[:2, 2] = found.principal_point_px[n]
+            height, width = ledger.original_size
+            cameras[index] = Camera(ledger.K_to_original(K), found.cam_from_world[n], height, width)
+    return cameras
 
 
 def _from_components(work: Work, components: Sequence[SparseComponent]) -> Solution:
-    cameras: dict[int, Camera] = {}
+    cameras = _cameras_of(work, components)
     anchors: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     shared: dict[tuple[int, int], np.ndarray] = {}
     reliefs: dict[int, DepthMap] = {}
     for component in components:
         found = component.alignment
         for n, index in enumerate(component.images):
-            view, ledger = component.views[n], work.views[index].ledger
-            K = _intrinsics(float(found.focal_px[n]), 0, 0)
-            K[:2, 2] = found.principal_point_px[n]
-            height, width = ledger.original_size
-            pose = found.cam_from_world[n]
-            cameras[index] = Camera(ledger.K_to_original(K), pose, height, width)
+            view = component.views[n]
             anchors[index] = view.core_xy, found.core_depth[n].reshape(-1)
             depth = found.dense_depth(n, view).astype(np.float32)
             reliefs[index] = DepthMap(depth, 1.0 + view.confidence)

@@ -20,6 +20,7 @@ import numpy as np
 import pycolmap
 
 from ..geometry.camera import Camera
+from .agreement import agreeing_share
 from .contradictions import drop_contradicted
 from .graph.verification import VerificationOptions
 from .images import View
@@ -39,6 +40,8 @@ class SfmOptions:
         min_inliers: a pair with fewer geometrically consistent matches is rejected.
         min_inlier_ratio: the same for the share of consistent matches.
         verification: when pairs contradict each other, see `verify_edges`; None believes all.
+        min_agreement: pairs are held against each other only where the cameras found from all of
+            them leave more than the rest of the matches unexplained, as look-alikes do.
         share_focal: one focal length for all photos of equal size and EXIF focal length.
         seed: of every RANSAC and of the mapper.
         threads: of the mapper; one thread makes the result repeatable to the bit.
@@ -48,6 +51,7 @@ class SfmOptions:
     min_inliers: int = 24
     min_inlier_ratio: float = 0.15
     verification: VerificationOptions | None = VerificationOptions(front_share=0.06)
+    min_agreement: float = 0.9
     share_focal: bool = True
     seed: int = 0
     threads: int = 1
@@ -157,17 +161,51 @@ def reconstruct_from_matches(
         database_path = Path(folder) / "database.db"
         write_database(database_path, views, keypoints, pairs, focal_guess_px, options, given)
         verdicts = verify_pairs(database_path, Path(folder), views, pairs, options)
-        verdicts |= _contradicted(database_path, keypoints, views, verdicts, options)
-        accepted = [pair for pair, verdict in verdicts.items() if verdict.accepted]
         best: list[SparseModel] = []
-        if accepted:
-            for relaxed in (False, True):
-                models = _map(database_path, Path(folder), options, relaxed, given)
-                if _registered(models) > _registered(best):
-                    best = models
-                if _registered(best) == len(views):
-                    break
+        if any(verdict.accepted for verdict in verdicts.values()):
+            best = _map_best(database_path, Path(folder), len(views), options, given)
+            if _unexplained(database_path, keypoints, views, verdicts, best, options):
+                wrong = _contradicted(database_path, keypoints, views, verdicts, options)
+                verdicts |= wrong
+                if wrong:
+                    again = Path(folder) / "again"
+                    again.mkdir()
+                    best = _map_best(database_path, again, len(views), options, given)
     return SfmResult(best, verdicts)
+
+
+def _map_best(
+    database_path: Path, folder: Path, count: int, options: SfmOptions, given: Given
+) -> list[SparseModel]:
+    """Map strictly, then loosely where photos are left over; the one that places more counts."""
+    best: list[SparseModel] = []
+    for relaxed in (False, True):
+        models = _map(database_path, folder, options, relaxed, given)
+        if _registered(models) > _registered(best):
+            best = models
+        if _registered(best) == count:
+            break
+    return best
+
+
+def _unexplained(
+    database_path: Path,
+    keypoints: list[np.ndarray],
+    views: Sequence[View],
+    verdicts: dict[tuple[int, int], PairVerification],
+    models: Sequence[SparseModel],
+    options: SfmOptions,
+) -> bool:
+    """Whether the cameras contradict so many matches that some pairs must be wrong."""
+    matches = {}
+    with pycolmap.Database.open(database_path) as database:
+        for (i, j), verdict in verdicts.items():
+            if verdict.accepted:
+                rows = database.read_two_view_geometry(i + 1, j + 1).inlier_matches
+                matches[(i, j)] = keypoints[i][rows[:, 0]], keypoints[j][rows[:, 1]]
+    max_error = options.max_error_network_px * max(v.pixel_scale for v in views)
+    share = agreeing_share(matches, [model.cameras for model in models], max_error)
+    return share < options.min_agreement
 
 
 def judge_pairs(

@@ -78,6 +78,7 @@ def test_a_contradicted_pair_is_left_out_and_named(monkeypatch) -> None:
         return {(0, 1): PairVerification(900, 500, False, "the other pairs say otherwise")}
 
     monkeypatch.setattr("weav3r.inference.cameras.judge_pairs", judge)
+    monkeypatch.setattr("weav3r.inference.cameras.agreeing_share", lambda *_: 0.5)
     scene = weav3r.reconstruct(
         weav3r.example_photos()["toy"],
         weav3r.load_model("weav3r-small", device="cpu"),

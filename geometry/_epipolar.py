@@ -218,14 +218,15 @@ def pose_covariance(
         priors: of focal lengths that were estimated.
     """
     problem = Parameters(pose, xy1, xy2, K1, K2, priors)
-    sigma = max(sigma_px, 1e-9)
+    sigma = max(sigma_px, 1e-3)  # nobody measures better, and exact matches must not divide by 0
     zero = np.zeros(problem.number)
     start = problem.residuals(zero, sigma)
     steps = 1e-6 * np.eye(problem.number)
     jacobian = np.stack([(problem.residuals(x, sigma) - start) / 1e-6 for x in steps], axis=1)
+    information, axes = np.linalg.eigh(jacobian.T @ jacobian)
     # A direction that nothing fixes gets a variance of about (180 degrees)^2.
-    information = jacobian.T @ jacobian + 0.1 * np.eye(problem.number)
-    return np.asarray(np.linalg.inv(information)[:5, :5], dtype=np.float64)
+    covariance = (axes / np.maximum(information, 0.1)) @ axes.T
+    return np.asarray(covariance[:5, :5], dtype=np.float64)
 
 
 def fit_rotation(rays1: Float64Array, rays2: Float64Array, noise_rad: float) -> Float64Array:

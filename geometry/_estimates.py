@@ -72,7 +72,8 @@ class RelativePoseEstimate:
             - "too_few_matches": no pose; there are not enough matches to try.
             - "no_common_motion": no pose; no more matches agree than chance would make.
         alternatives: other (4, 4) poses that are possible, best first: those of a planar scene; for
-            "rotation" the one whose translation fits the noise best.
+            "rotation" the one whose translation fits the noise best; for "no_common_motion" one
+            that the surest matches contradict, if there is one.
         parallax_deg: median angle under which the inliers' rays meet, 0 without translation.
         median_error_px: median Sampson distance of the inliers.
         rotation_std_deg: standard deviation of the rotation about its worst axis.

@@ -62,8 +62,8 @@ def test_photos_without_overlap_give_no_pose(number: int) -> None:
 
 
 def test_no_overlap_with_unknown_focal() -> None:
-    rng = np.random.default_rng(0)
-    found = relative_pose_unknown_focal(*rng.uniform([0, 0], [640, 480], (2, 60, 2)), SIZE, SIZE)
+    xy1, xy2 = np.random.default_rng(0).uniform([0, 0], [640, 480], (2, 60, 2))
+    found = relative_pose_unknown_focal(xy1, xy2, SIZE, SIZE)
     assert not found and found.kind == "no_common_motion"
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
+from ..geometry._colmap import quiet_colmap
 from ..geometry.camera import Camera
 from .images import View
 from .known.sfm import bundle_adjuster
@@ -22,7 +23,6 @@ from .sfm import (
     MatchGraph,
     SfmOptions,
     SparseModel,
-    quiet_colmap,
     sparse_model,
     verify_pairs,
     write_database,

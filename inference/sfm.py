@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pycolmap
 
+from ..geometry._colmap import quiet_colmap
 from ..geometry.camera import Camera
 from .agreement import agreeing_share
 from .contradictions import drop_contradicted
@@ -252,17 +252,6 @@ def _contradicted(
         pair: replace(verdicts[pair], accepted=False, reason=reason)
         for pair, reason in dropped.items()
     }
-
-
-@contextmanager
-def quiet_colmap() -> Iterator[None]:
-    """Keep COLMAP's own log out of the user's terminal."""
-    before = pycolmap.logging.minloglevel
-    pycolmap.logging.minloglevel = 3
-    try:
-        yield
-    finally:
-        pycolmap.logging.minloglevel = before
 
 
 def _registered(models: list[SparseModel]) -> int:

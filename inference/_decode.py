@@ -140,9 +140,9 @@ def _decode(path: Path, reduce_to: int | None, max_megapixels: float) -> Decoded
     if path.stat().st_size == 0:
         raise UnusableImageError("is an empty file")
     if path.suffix.lower() in _HEIF_SUFFIXES:
-        _register_heif()
+        register_heif()
     notes: list[str] = []
-    with Image.open(path, formats=_available_formats()) as image:
+    with Image.open(path, formats=available_formats()) as image:
         orientation, swapped = _orientation(image)
         height, width = image.height, image.width
         upright = (height, width)
@@ -291,12 +291,18 @@ def _number(value: object) -> float:
     return number if np.isfinite(number) else 0.0
 
 
-def _available_formats() -> list[str]:
+def available_formats() -> list[str]:
+    """Names of the plain raster formats that this Pillow opens."""
     Image.init()
     return [name for name in _FORMATS if name in Image.OPEN]
 
 
-def _register_heif() -> None:
+def register_heif() -> None:
+    """Let Pillow open HEIC and HEIF.
+
+    Raises:
+        UnusableImageError: pillow-heif is missing.
+    """
     try:
         import pillow_heif  # pyright: ignore[reportMissingImports]
     except ImportError:

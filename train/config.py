@@ -151,6 +151,7 @@ class Recipe:
     log_every: int = 10  # steps between log lines
     tensorboard: bool = True
     compile: bool = False  # torch.compile the network (GPUs with fixed sizes)
+    shard: bool = False  # split weights and moments over the processes (FSDP), for large networks
 
 
 def load_recipe(

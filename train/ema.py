@@ -8,6 +8,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
+from .sharding import load_whole
+
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -42,4 +44,4 @@ class ExponentialMovingAverage(Generic[Model]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.updates = int(state["updates"])
-        self.model.load_state_dict(state["model"])
+        load_whole(self.model, state["model"])

@@ -34,6 +34,7 @@ from .runtime import (
     write_atomically,
 )
 from .schedule import make_schedule
+from .sharding import Sharding, load_whole, plain_copy, split_moments, whole, whole_norm
 from .tasks import Batch, PairTask, Task
 from .throughput import FlopMeter, Window, measure_peak
 
@@ -127,18 +128,19 @@ class Trainer:
         self.model = self.task.model
         self.model.train()
         self.step_module = self.task.module
+        self.ema = ExponentialMovingAverage(self.model, recipe.optimizer.ema_decay)
+        self.sharding = self._shard()
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.step_module, recipe.optimizer.weight_decay),
             lr=recipe.optimizer.learning_rate,
             betas=recipe.optimizer.betas,
             fused=True,
         )
-        self.ema = ExponentialMovingAverage(self.model, recipe.optimizer.ema_decay)
         self.schedule = make_schedule(recipe.optimizer, recipe.steps)
         self.step, self.next_scene, self.seconds = 0, 0, 0.0
         self.skipped_in_a_row = 0
         self.last_validation: dict[str, float] = {}
-        if self.accelerator is not None:
+        if self.accelerator is not None and self.sharding is None:
             self.step_module = self.accelerator.prepare_model(self.step_module)
         if recipe.compile and recipe.task == "pairs":
             self.model.encode = torch.compile(self.model.encode)  # pyright: ignore
@@ -156,11 +158,22 @@ class Trainer:
             return CompletionTask(self.recipe, self.device, make_scenes, *place)
         return PairTask(self.recipe, self.device, make_scenes, model, *place)
 
+    def _shard(self) -> Sharding | None:
+        if not self.recipe.shard or self.accelerator is None:
+            return None
+        if self.recipe.compile:
+            raise ValueError("shard and compile do not go together; set one of them to false")
+        self.whole_average = plain_copy(self.ema.model) if self.rank == 0 else None
+        sharding = Sharding(self.device, self.world)
+        sharding.split(self.step_module)
+        sharding.split(self.ema.model)
+        return sharding
+
     # -- saving ---------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything needed to go on: tensors, numbers and text only."""
-        return {
+        """Return everything needed to go on: whole tensors, numbers and text only."""
+        state = {
             "format": _FORMAT,
             "recipe": json.dumps(recipe_to_dict(self.recipe)),
             "step": self.step,
@@ -171,12 +184,14 @@ class Trainer:
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
+        return state if self.sharding is None else whole(state)
 
     def save(self) -> None:
         """Write the checkpoint; a crash leaves the old one or the new one, never half of one."""
+        state = self.state_dict()
         if self.rank == 0:
             self.output.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.output / CHECKPOINT, self.state_dict())
+            write_atomically(self.output / CHECKPOINT, state)
 
     def load(self) -> bool:
         """Restore the checkpoint of the run's folder, if there is one."""
@@ -195,7 +210,7 @@ class Trainer:
                 )
         if saved != recipe_to_dict(self.recipe):
             logger.info("the recipe differs from the one of %s; going on with the new one", path)
-        self.model.load_state_dict(state["model"])
+        load_whole(self.model, state["model"])
         self.task.criterion.load_state_dict(state["criterion"])
         self.ema.load_state_dict(state["ema"])
         self._load_optimizer(state["optimizer"])
@@ -207,18 +222,28 @@ class Trainer:
     def _load_optimizer(self, state: dict[str, Any]) -> None:
         """Restore the moments; the hyper-parameters are the recipe's."""
         fresh = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state)
+        self.optimizer.load_state_dict(split_moments(state, self.optimizer))
         for group, values in zip(self.optimizer.param_groups, fresh, strict=True):
             group.update(values)
 
     def export(self) -> Path:
         """Write the averaged weights."""
         path = self.output / WEIGHTS
-        if self.rank == 0:
+        average = self._average()
+        if average is not None:
             self.output.mkdir(parents=True, exist_ok=True)
             metadata = {"step": str(self.step), "recipe": self.recipe.name}
-            self.task.export(self.ema.model, path, metadata)
+            self.task.export(average, path, metadata)
         return path
+
+    def _average(self) -> nn.Module | None:
+        """The averaged network in the first process; all must ask for it together."""
+        if self.sharding is not None:
+            state = whole(self.ema.model.state_dict())
+            if self.whole_average is not None:
+                self.whole_average.load_state_dict(state)
+            return self.whole_average
+        return self.ema.model if self.rank == 0 else None
 
     # -- running --------------------------------------------------------------------------------
 
@@ -272,11 +297,13 @@ class Trainer:
                 self._report(log, values, clock)
                 window = Window()
             now = time.perf_counter()
-            if not decaying and now - last_save > 60 * recipe.checkpoint_minutes:
+            save_due = not decaying and now - last_save > 60 * recipe.checkpoint_minutes
+            save_due, check_due = self._agree(save_due, self._validation_due(now - last_check))
+            if save_due:
                 self.save()
                 self.export()
                 last_save = now
-            if self._validation_due(now - last_check):
+            if check_due:
                 self._validate(log)  # the other processes wait at the next step
                 last_check = time.perf_counter()
                 window.started += last_check - now
@@ -293,11 +320,11 @@ class Trainer:
             window.waiting += time.perf_counter() - start
             yield batch
 
-    def _agree(self, over: bool, progress: float) -> tuple[bool, float]:
-        """Return the first process's view of the clock, so that all stop and decay together."""
+    def _agree(self, due: bool, value: float) -> tuple[bool, float]:
+        """Return the first process's view of the clock, so that all do the same together."""
         if self.accelerator is None:
-            return over, progress
-        values = torch.tensor([float(over), progress], dtype=torch.float64, device=self.device)
+            return due, value
+        values = torch.tensor([float(due), value], dtype=torch.float64, device=self.device)
         torch.distributed.broadcast(values, 0)
         return bool(values[0]), float(values[1])
 
@@ -331,9 +358,11 @@ class Trainer:
             flops += self.meter.flops(batch.num_pairs)
             pairs += batch.num_pairs
             seen.append((batch, values))
+        if self.sharding is not None:
+            self.sharding.average_numbers(self.step_module)
         config = self.recipe.optimizer
         parameters = [p for p in self.step_module.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = whole_norm([p.grad for p in parameters if p.grad is not None])
         self.next_scene = seen[-1][0].next_scene
         self.step += 1
         means: dict[str, Tensor] = {}
@@ -353,7 +382,9 @@ class Trainer:
 
     def _synchronised(self, last: bool) -> Any:
         """Average the gradients of all processes at the last batch of a step only."""
-        if self.accelerator is None or last:
+        if self.sharding is not None:
+            self.sharding.average_gradients(self.step_module, last)
+        if self.accelerator is None or self.sharding is not None or last:
             return nullcontext()
         return self.accelerator.no_sync(self.step_module)
 
@@ -409,10 +440,11 @@ class Trainer:
         return config.every_minutes is not None and seconds > 60 * config.every_minutes
 
     def _validate(self, log: RunLog) -> None:
-        if self.rank != 0:
+        average = self._average()
+        if average is None:
             return
         pictures = self.output / "pictures" / f"step-{self.step:07d}.png"
-        values = self.task.validate(self.ema.model, self.dtype, pictures)
+        values = self.task.validate(average, self.dtype, pictures)
         self.last_validation = values
         log.write("validation", self.step, values)
         logger.info("validation at step %d  %s", self.step, format_values(values, 3))

@@ -64,6 +64,29 @@ def test_two_processes_give_the_loss_curve_of_one(make_recipe, tmp_path) -> None
     torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-4)
 
 
+def test_sharded_processes_give_the_loss_curve_of_one_and_hand_over(make_recipe, tmp_path) -> None:
+    pytest.importorskip("accelerate")
+    sizes = [[32, 48], [48, 32]]
+    recipe = make_recipe(steps=6, log_every=1, data={"micro_batches": 2, "sizes": sizes})
+    sharded = dataclasses.replace(recipe, shard=True, steps=4)
+    for part in (sharded, dataclasses.replace(sharded, steps=6)):  # saved, and taken up again
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        pair = [start(part, tmp_path / "two", rank=r, world=2, port=port) for r in range(2)]
+        for process in pair:
+            finish(process)
+    finish(start(recipe, tmp_path / "one"))
+    torch.testing.assert_close(
+        losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4, atol=1e-4
+    )
+    one, two = (
+        torch.load(tmp_path / name / CHECKPOINT, weights_only=True) for name in ("one", "two")
+    )
+    for part in ("model", "ema", "optimizer"):
+        torch.testing.assert_close(two[part], one[part], rtol=1e-3, atol=1e-3)
+
+
 def test_a_killed_run_ends_where_an_unbroken_one_does(make_recipe, tmp_path) -> None:
     recipe = dataclasses.replace(make_recipe(steps=8), checkpoint_minutes=0.0)
     killed = start(recipe, tmp_path / "killed", "5")

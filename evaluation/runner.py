@@ -157,6 +157,9 @@ def robust_relative_pose(
 ) -> RobustPose:
     """Relative pose from matches and true intrinsics by the library's robust estimator.
 
+    A pose that the estimator does not claim, because chance could have made it, is scored all the
+    same, as benchmarks of the field do; it has no inliers.
+
     Args:
         xy1: (N, 2) pixels of image 1; xy2 of image 2.
         xy2: (N, 2) pixels of image 2.
@@ -177,7 +180,8 @@ def robust_relative_pose(
         _scaled(size2),
         max_error_px,
     )
-    return RobustPose(estimate.best_guess if estimate else None, estimate.inliers)
+    guess = estimate.best_guess
+    return RobustPose(guess if np.isfinite(guess).all() else None, estimate.inliers)
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ def pair_tables(report: EvaluationReport) -> str:
         "# Two-view evaluation",
         f"Relative pose from matches with the true intrinsics, one robust estimator for all "
         f"methods ({settings.max_error_px:g} px at a long side of 640). AUC in %, of the larger of "
-        f"the rotation and the direction error; failures count. Interval: {level} bootstrap "
-        "interval over pairs. Precision: share of matches within so many pixels (at 640) of both "
-        "true epipolar lines.",
+        "the rotation and the direction error; failures count, and a pose that the estimator "
+        f"doubts is scored all the same. Interval: {level} bootstrap interval over pairs. "
+        "Precision: share of matches within so many pixels (at 640) of both true epipolar lines.",
         _pose_table(report, [*report.sets, *report.overall], "set", degrees),
     ]
     if report.differences:

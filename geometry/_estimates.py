@@ -73,7 +73,7 @@ class RelativePoseEstimate:
             - "no_common_motion": no pose; no more matches agree than chance would make.
         alternatives: other (4, 4) poses that are possible, best first: those of a planar scene; for
             "rotation" the one whose translation fits the noise best; for "no_common_motion" one
-            that the surest matches contradict, if there is one.
+            that chance may have made or the surest matches contradict, if there is one.
         parallax_deg: median angle under which the inliers' rays meet, 0 without translation.
         median_error_px: median Sampson distance of the inliers.
         rotation_std_deg: standard deviation of the rotation about its worst axis.
@@ -115,8 +115,9 @@ class RelativePoseEstimate:
 
     @property
     def best_guess(self) -> Float64Array:
-        """The pose, for "rotation" with the translation that fits the noise best."""
-        return self.alternatives[0] if self.kind == "rotation" else self.cam2_from_cam1
+        """The pose that fits best, claimed or not: NaN only where nothing could be tried."""
+        unclaimed = self.kind in ("rotation", "no_common_motion") and self.alternatives
+        return self.alternatives[0] if unclaimed else self.cam2_from_cam1
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ def judge(
     turned_only = (still & use).sum() >= _DEGENERATE_SHARE * use.sum()
     if turned_only and parallax < _NO_PARALLAX:
         if _by_chance(problem, still, max_error_px, "rotation"):
-            return _nothing(problem, still, max_error_px)
+            return _nothing(problem, still, max_error_px, pose)
         return _turned(problem, pose, rotation, still, max_error_px)
     kind: PoseKind = "general"
     others: tuple[Float64Array, ...] = ()
@@ -60,7 +61,7 @@ def judge(
         pose, others = _best_planar(problem, [pose, *candidates], max_error_px)
         use, _ = problem.inliers(pose, max_error_px)
     if _by_chance(problem, use, max_error_px, kind, 0 if priors is None else 1):
-        return _nothing(problem, use, max_error_px)
+        return _nothing(problem, use, max_error_px, pose)
     error = sampson_px(pose, problem.rays1[use], problem.rays2[use], problem.K1, problem.K2)
     sigma = robust_sigma(error)
     turn_deg, direction_deg = _spread(problem, pose, use, sigma, priors)
@@ -159,12 +160,15 @@ def _by_chance(
     return max(counts) > _LOG10_FALSE_ALARMS
 
 
-def _nothing(problem: TwoViews, use: BoolArray, max_error_px: float) -> RelativePoseEstimate:
-    return problem.failed(
+def _nothing(
+    problem: TwoViews, use: BoolArray, max_error_px: float, pose: Float64Array
+) -> RelativePoseEstimate:
+    answer = problem.failed(
         "no_common_motion",
         f"only {int(use.sum())} of {len(problem.index)} matches agree on a relative pose within "
         f"{max_error_px:g} px, no more than chance would make: the photos may not overlap",
     )
+    return replace(answer, alternatives=(pose,))
 
 
 def _crowd(problem: TwoViews, use: BoolArray) -> float:

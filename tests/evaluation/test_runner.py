@@ -165,6 +165,13 @@ def test_robust_pose_repeats_and_gives_up_below_five_matches():
     assert few.cam2_from_cam1 is None and few.inliers.tolist() == [False] * 4
 
 
+def test_a_doubted_pose_is_scored_without_inliers():
+    sizes = (480, 640), (480, 640)
+    xy1, xy2, K1, K2, _ = scene_matches(*sizes, outliers=60)
+    doubted = robust_relative_pose(xy1[:60], xy2[:60], K1, K2, *sizes, 1.0)  # all wrong
+    assert doubted.cam2_from_cam1 is not None and not doubted.inliers.any()
+
+
 def test_report_files_say_everything(eval_root, tmp_path):
     report = evaluate_pairs(
         eval_root,

@@ -59,6 +59,8 @@ def test_photos_without_overlap_give_no_pose(number: int) -> None:
         found = solve(xy1, xy2)
         assert not found and found.kind == "no_common_motion" and found.caveat == found.reason
         assert np.isnan(found.cam2_from_cam1).all() and not found.inliers.any()
+        if number >= 60:  # whoever wants what fits best may have it
+            assert np.isfinite(found.best_guess).all()
 
 
 def test_no_overlap_with_unknown_focal() -> None:

@@ -76,6 +76,13 @@ class MotionMeter:
         return length
 
 
+def way_between(a: Gray, b: Gray) -> float:
+    """Displacement from one small grey picture to another, picture widths."""
+    meter = MotionMeter()
+    meter.add(a)
+    return meter.add(b)
+
+
 class _Patches:
     """Textured patches of one frame, and where they were seen last.
 

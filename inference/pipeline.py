@@ -51,6 +51,7 @@ from .scene import Scene, SceneView
 from .sfm import MatchGraph, SfmOptions
 from .sparse.align import SparseOptions
 from .sparse.road import CanonicalStacks
+from .video_sources import DEFAULT_FRAMES, with_frames
 
 CameraRoad = Literal["auto", "matches", "sparse", "pointmaps"]
 DepthRoad = Literal["auto", "sweep", "pointmaps"]
@@ -63,6 +64,7 @@ def reconstruct(
     *,
     device: str = "auto",
     size: int | None = None,
+    frames: int = DEFAULT_FRAMES,
     graph: str = "auto",
     cameras: CameraRoad = "auto",
     depth: DepthRoad = "auto",
@@ -83,10 +85,12 @@ def reconstruct(
     """Reconstruct cameras and dense geometry from photos of one place.
 
     Args:
-        photos: a folder, or a list of files, (H, W, 3) uint8 RGB arrays or PIL images.
+        photos: a folder, a file, or a list of files, (H, W, 3) uint8 RGB arrays or PIL images. A
+            file may be a video: sharp frames of it, spread over the camera's way, are used.
         model: a loaded model, or anything that `load_model` takes.
         device: "auto", "cpu", "cuda", "mps", ...; ignored for a loaded model.
         size: long side of the network's input in pixels; default: the best measured for the model.
+        frames: most frames that are taken from each video.
         graph: which pairs are compared, see `make_pairs`.
         cameras: "matches" (descriptor matches, verification, bundle adjustment), "sparse" (matches
             and regressed depth together: matched points first meet in space, then in the pictures),
@@ -150,6 +154,9 @@ def reconstruct(
                 "cameras='sparse', depth='sweep' and refine=True need; leave them at their defaults"
             )
         size = defaults.size if size is None else size
+        store = JobStore(job) if isinstance(job, str | Path) else job
+        kept = None if store is None else store.folder / "frames"
+        photos, video_warnings = with_frames(photos, frames, kept, show)
         settings = Settings(pair_batch=batch_size)
         if max_memory is not None:
             settings = plan(
@@ -163,9 +170,8 @@ def reconstruct(
             ).settings
         if network.device.type == "cpu":  # no slower there; and a job changes no bit
             settings = replace(settings, encode_batch=1, pair_batch=1)
-        if (settings.resident is not None or engine != "local") and job is None:
-            job = stack.enter_context(TemporaryDirectory(prefix="weav3r-job-"))
-        store = JobStore(job) if isinstance(job, str | Path) else job
+        if (settings.resident is not None or engine != "local") and store is None:
+            store = JobStore(stack.enter_context(TemporaryDirectory(prefix="weav3r-job-")))
         cluster = None
         if engine != "local":
             assert store is not None  # a cluster has at least a temporary one
@@ -176,7 +182,7 @@ def reconstruct(
         loaded = replace(loaded, views=with_masks(loaded.views, given))
         work = _encode(network, loaded.views, graph, precision, settings, store, cluster, show)
         work.given = given
-        work.warnings += given.warnings
+        work.warnings += [*video_warnings, *given.warnings]
         fit = settings.keeps_own_maps and _own_maps_fit(work)
         work.keeps_own_maps = fit and depth_road == "pointmaps"
         work.road, work.refine = camera_road, refine

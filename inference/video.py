@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from .frame_quality import MotionMeter, sharpness, shrink
+from .frame_quality import MotionMeter, sharpness, shrink, way_between
 
 VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .3gp .webm .mkv .avi .mts .m2ts .ts .mpg .mpeg".split())
 """File name endings (lower case) of videos; the content decides."""
@@ -24,12 +24,13 @@ VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .3gp .webm .mkv .avi .mts .m2ts .ts .
 DEFAULT_FRAMES = 24
 """Frames picked from a video when nothing else is said."""
 
-_MEASURED_PX = 640  # long side at which sharpness is measured; motion at a quarter of it
-_MEASURED_PER_S = 10.0
-_MAX_MEASURED = 1500
+_MEASURED_PX, _MOTION_PX = 640, 160  # long side at which sharpness and motion are measured
+_MEASURED_PER_S, _MAX_MEASURED = 30.0, 4000
+_MOTION_PER_S, _MAX_MOTION = 10.0, 1000
 _MAX_RATE = 300.0  # frames per second of decoding that are believed
 _MIN_STEP = 0.04  # frames nearer to one another than this, in picture widths, show the same
 _WIDE_STEP = 0.6  # frames further apart overlap too little
+_UNSEEKABLE = ("mpegts", "mpeg")  # seeking is a guess there
 _BLURRED = 0.8  # of the sharpness of the good frames
 
 
@@ -45,8 +46,7 @@ class PickedFrames:
         files: JPEG files, upright, in order of time.
         times_s: when each is shown, from the start of the video.
         length_s: time of the last frame.
-        way: length of the camera's way, in picture widths that it moved on.
-        step: mean of the way from one picked frame to the next.
+        way: length of the camera's way, in picture widths that the scene moved by.
     """
 
     files: list[Path]
@@ -59,15 +59,20 @@ class PickedFrames:
         """Mean way from one picked frame to the next, in picture widths."""
         return self.way / max(1, len(self.files) - 1)
 
+    @property
+    def warning(self) -> str | None:
+        """What makes the frames hard to reconstruct from, or None."""
+        if self.way < _MIN_STEP:
+            return "the camera does not move"
+        if self.step > _WIDE_STEP:
+            return "the camera moves far from frame to frame; more of them would overlap better"
+        return None
+
     def summary(self) -> str:
         """What was taken, in a line."""
         many = "1 frame" if len(self.files) == 1 else f"{len(self.files)} frames"
         line = f"{many} of {self.length_s:.0f} s taken, the sharp ones"
-        if self.way < _MIN_STEP:
-            return f"{line}; the camera does not move"
-        if self.step > _WIDE_STEP:
-            return f"{line}; the camera moves fast, more frames would overlap better"
-        return line
+        return line if self.warning is None else f"{line}; {self.warning}"
 
 
 @dataclass(frozen=True)
@@ -157,9 +162,10 @@ def pick_frames(
     measured = _measure(video, container, max_seconds, max_megapixels, progress)
     chosen = choose_frames(measured.sharp, measured.way, count)
     folder.mkdir(parents=True, exist_ok=True)
-    files = _write(video, container, measured, chosen, folder, stem or "frame")
-    times = measured.times_s[chosen].tolist()
-    return PickedFrames(files, times, float(measured.times_s[-1]), float(measured.way[-1]))
+    with _opened(video, container, max_megapixels) as (opened, stream):
+        written = _write(opened, stream, measured, chosen, folder, stem or "frame")
+    length, way = float(measured.times_s[-1]), float(measured.way.max())
+    return PickedFrames([file for file, _ in written], [time for _, time in written], length, way)
 
 
 def choose_frames(sharp: np.ndarray, way: np.ndarray, count: int) -> list[int]:
@@ -252,37 +258,41 @@ def _measure(
     max_megapixels: float,
     progress: Callable[[int, int], None] | None,
 ) -> _Measured:
-    pts: list[int] = []
-    rows: list[tuple[float, float, float]] = []
+    frames: list[tuple[int, float, float]] = []  # pts, seconds, sharpness
+    ways: list[tuple[float, float]] = []  # seconds, way up to there
     meter = MotionMeter()
     with _opened(video, container, max_megapixels) as (opened, stream):
         length = _length_s(opened, stream)
         _check_length(length, max_seconds)
         period = max(1 / _MEASURED_PER_S, length / _MAX_MEASURED)
+        motion_period = max(1 / _MOTION_PER_S, length / _MAX_MOTION)
         if period * float(stream.average_rate or 0) > 2:
             stream.codec_context.skip_frame = "NONREF"
-        start, due = None, 0.0
+        start = None
         for number, frame in enumerate(_frames(opened, stream)):
             start = frame.time if start is None else start
             time = frame.time - start
+            _check_length(time, max_seconds)
             if number > _MAX_RATE * max(time, 10.0):
                 raise UnusableVideoError("has more frames than its length can hold")
-            if time < due - 1e-3:
+            if frames and time < frames[-1][1] + 0.9 * period:
                 continue
-            _check_length(time, max_seconds)
-            due = max(due + period, time)
             gray = _gray(frame)
-            rows.append((time, sharpness(gray), meter.add(shrink(gray, 4))))
-            pts.append(frame.pts)
-            if len(rows) > 2 * _MAX_MEASURED:  # its length was not known before
-                del rows[1::2], pts[1::2]
-                period *= 2
+            frames.append((frame.pts, time, sharpness(gray)))
+            if not ways or time >= ways[-1][0] + 0.9 * motion_period:
+                ways.append((time, meter.add(_small(gray))))
+            if len(frames) > 2 * _MAX_MEASURED:  # it had not said how long it is
+                del frames[1::2]
+                period, motion_period = 2 * period, 2 * motion_period
             if progress is not None:
                 total = max(1, round(length * 10))
                 progress(min(total, round(time * 10)), total)
-    if not rows:
+    if not frames:
         raise UnusableVideoError("holds no frame that can be decoded")
-    return _Measured(pts, *np.array(rows).T)
+    pts, times, sharp = zip(*frames, strict=True)
+    return _Measured(
+        list(pts), np.array(times), np.array(sharp), np.interp(times, *np.transpose(ways))
+    )
 
 
 def _length_s(opened: Any, stream: Any) -> float:
@@ -299,46 +309,50 @@ def _check_length(seconds: float, most: float | None) -> None:
 
 def _gray(frame: Any) -> np.ndarray:
     """Grey levels 0..255 at the size that sharpness is measured at."""
-    scale = _MEASURED_PX / max(frame.width, frame.height)
-    # Multiples of 16: what is shrunk later loses nothing.
-    width, height = (max(32, round(side * scale / 16) * 16) for side in (frame.width, frame.height))
+    scale = min(1.0, _MEASURED_PX / max(frame.width, frame.height))
+    width, height = (max(32, round(side * scale / 4) * 4) for side in (frame.width, frame.height))
     small = frame.reformat(width=width, height=height, format="gray", interpolation="AREA")
     return small.to_ndarray().astype(np.float32)
 
 
+def _small(gray: np.ndarray) -> np.ndarray:
+    """The size that motion is measured at."""
+    return shrink(gray, max(1, round(max(gray.shape) / _MOTION_PX)))
+
+
 def _write(
-    video: BinaryIO,
-    container: str,
-    measured: _Measured,
-    chosen: list[int],
-    folder: Path,
-    stem: str,
-) -> list[Path]:
-    files: list[Path] = []
-    with _opened(video, container, 1e6) as (opened, stream):
-        for index in chosen:
-            frame = _frame_at(opened, stream, measured.pts[index])
-            target = folder / f"{stem}_{round(measured.times_s[index] * 1000):07d}.jpg"
-            with target.open("xb") as file:
-                _upright(frame, stream).save(file, "JPEG", quality=95, subsampling=0)
-            files.append(target)
-    return files
-
-
-def _frame_at(opened: Any, stream: Any, pts: int) -> Any:
-    """Decode the frame of that time."""
-    last = None
-    for target in (pts, stream.start_time or 0):  # some files are sought past what was asked for
-        opened.seek(target, stream=stream)
-        for frame in _frames(opened, stream):
-            if frame.pts >= pts:
-                if frame.pts == pts:
-                    return frame
-                break
-            last = frame
-    if last is None:
+    opened: Any, stream: Any, measured: _Measured, chosen: list[int], folder: Path, stem: str
+) -> list[tuple[Path, float]]:
+    """Write the chosen frames, but for those that show what the last one shows."""
+    written: list[tuple[Path, float]] = []
+    last: np.ndarray | None = None
+    wanted = {measured.pts[index]: float(measured.times_s[index]) for index in chosen}
+    for frame in _frames_at(opened, stream, list(wanted)):
+        time, small = wanted[frame.pts], _small(_gray(frame))
+        if last is not None and way_between(last, small) < _MIN_STEP / 2:
+            continue
+        last = small
+        target = folder / f"{stem}_{round(time * 1000):07d}.jpg"
+        with target.open("xb") as file:
+            _upright(frame, stream).save(file, "JPEG", quality=95, subsampling=0)
+        written.append((target, time))
+    if not written:
         raise UnusableVideoError("cannot be read a second time")
-    return last
+    return written
+
+
+def _frames_at(opened: Any, stream: Any, wanted: list[int]) -> Iterator[Any]:
+    """Decode the frames of these times, which are in order."""
+    if opened.format.name in _UNSEEKABLE:
+        yield from (frame for frame in _frames(opened, stream) if frame.pts in wanted)
+        return
+    for pts in wanted:
+        for target in (pts, stream.start_time or 0):  # some files are sought past what is asked for
+            opened.seek(target, stream=stream)
+            found = next((frame for frame in _frames(opened, stream) if frame.pts >= pts), None)
+            if found is not None and found.pts == pts:
+                yield found
+                break
 
 
 def _upright(frame: Any, stream: Any) -> Image.Image:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def reconstruct(
     photos: Annotated[
-        list[str] | None, typer.Argument(help="A folder of photos, or the photos themselves.")
+        list[str] | None, typer.Argument(help="A folder of photos, the photos themselves, videos.")
     ] = None,
     out: Annotated[
         Path, typer.Option("--output", "-o", help="scene.glb, .ply, .npz, .json, or a folder.")
@@ -39,6 +39,9 @@ def reconstruct(
     offline: OfflineOption = False,
     device: DeviceOption = "auto",
     size: SizeOption = None,
+    frames: Annotated[
+        int, typer.Option(min=1, help="Most frames that are taken from each video.")
+    ] = 24,
     graph: Annotated[
         str, typer.Option(help="Pairs: auto, complete, swin-3, logwin-3, oneref-0.")
     ] = "auto",
@@ -125,6 +128,7 @@ def reconstruct(
         model=model,
         device=device,
         size=size,
+        frames=frames,
         graph=graph,
         cameras=cameras,  # type: ignore[arg-type]
         depth=depth,  # type: ignore[arg-type]

@@ -78,6 +78,13 @@ class TextureBank:
         """The renderers' flat mip table on the CPU; made once, 5.3 S^2 T bytes."""
         return TextureTable.from_uint8(torch.tensor(self.pixels))
 
+    @cached_property
+    def facade_table(self) -> TextureTable:
+        """`table` with painted facades after its tiles, see `procedural.facades`; made once."""
+        from .procedural.facades import with_facades
+
+        return with_facades(self.table)
+
     @classmethod
     def procedural(cls, seed: int = 0, count: int = 192, size: int = DEFAULT_SIZE) -> TextureBank:
         """Paint a bank: eleven families in turn, about 5 ms per texture of 128 pixels.

@@ -238,12 +238,14 @@ def test_data_sheet_draws_a_picture(run: Run, tmp_path: Path) -> None:
         Image.effect_noise((64, 64), 60 + number).convert("RGB").save(textures / f"{number}.png")
     outcome = run(
         *("data", "sheet", "-o", picture, "--count", 1, "--height", 32, "--width", 32),
-        *("--textures", textures),
+        *("--textures", textures, "--features", "all", "--panoramas", textures),
     )
     assert (outcome.status, outcome.err) == (0, "")
     assert outcome.out == f"wrote {picture}\n"
     with Image.open(picture) as image:
         assert min(image.size) >= 32
+    outcome = run("data", "sheet", "-o", picture, "--features", "thin,fog")
+    assert_one_line(outcome, "unknown features", "fog", "panoramas, thin")
 
 
 def test_reconstruct_writes_a_page_and_leaves_out_floating_points(run: Run, tmp_path: Path) -> None:

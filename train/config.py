@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from ..datasets.procedural.switches import Feature
+
 Config = TypeVar("Config")
 _PACKAGED = Path(__file__).parent / "recipes"
 
@@ -48,6 +50,8 @@ class DataConfig:
     datasets: tuple[DatasetConfig, ...] = ()  # mixed by weight; none = the procedural generator
     epoch_scenes: int = 10_000  # scenes after which a mixture of data sets is shuffled anew
     textures: str | None = None  # folder or archive of textures; None = the default bank
+    features: tuple[Feature, ...] = ()  # of generated scenes; none = the plain ones
+    panoramas: str | None = None  # folder of equirectangular photos; None = painted ones
     shadows: bool = True
     kernel: Literal["auto", "torch", "numba", "triton"] = "auto"
     device: Literal["auto", "cpu"] = "auto"  # where scenes are rendered; auto = the model's device
@@ -289,7 +293,7 @@ def _convert_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[
     if not isinstance(value, (list, tuple)):
         raise ValueError(f"{where} must be a list, got {value!r}")
     if len(arguments) == 2 and arguments[1] is Ellipsis:
-        if not value and arguments[0] is not DatasetConfig:
+        if not value and arguments[0] not in (DatasetConfig, Feature):
             raise ValueError(f"{where} must not be empty")
         return tuple(_convert(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
     if len(value) != len(arguments):

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..datasets.procedural.switches import Feature
 from ..datasets.views import ViewBatch
 from .config import DataConfig
 from .losses import PairTargets
@@ -364,6 +365,14 @@ class ProceduralFactory:
     shadows: bool = True
     kernel: Literal["auto", "torch", "numba", "triton"] = "auto"
     device: str = "cpu"
+    features: tuple[Feature, ...] = ()
+    panoramas: str | None = None
+
+    @functools.cached_property
+    def _panoramas(self) -> Any:
+        from ..datasets.procedural.panoramas import Panoramas
+
+        return None if self.panoramas is None else Panoramas.from_folder(self.panoramas)
 
     @functools.cached_property
     def _bank(self) -> Any:
@@ -386,4 +395,6 @@ class ProceduralFactory:
             device=self.device,
             shadows=self.shadows,
             kernel=self.kernel,
+            features=self.features,
+            panoramas=self._panoramas,
         )

@@ -139,7 +139,9 @@ def finetune(
     training, held_out = split_pairs(found, pairs)
     place = choose_device(device)
     recipe = choose_recipe(training.data, model, place, adapt, overrides)
-    procedural = ProceduralFactory(recipe.data.textures, device="cpu")
+    procedural = ProceduralFactory(
+        recipe.data.textures, features=recipe.data.features, panoramas=recipe.data.panoramas
+    )
     judge = _Judge(recipe, {"held out": MixedScenes(held_out, 0.0, procedural)}, procedural, place)
     network = build_model(recipe)
     before = judge.scores(network)

@@ -175,7 +175,8 @@ def recipe_scenes(recipe: Recipe, device: torch.device, held_out: bool = False) 
     data = recipe.data
     inline = data.workers == 0 and data.device == "auto" and not data.datasets
     procedural = ProceduralFactory(
-        data.textures, data.shadows, data.kernel, str(device) if inline else "cpu"
+        *(data.textures, data.shadows, data.kernel, str(device) if inline else "cpu"),
+        *(data.features, data.panoramas),
     )
     if not data.datasets:
         return procedural

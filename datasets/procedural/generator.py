@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
 
 from ..textures import TextureBank, default_bank
 from ..views import ViewBatch
-from .cameras import FAR_M, CameraOptions, CameraSet, place_cameras
+from .cameras import FAR_M, CameraOptions, CameraSet, pixel_directions, place_cameras
 from .correspondence import overlap_matrix
+from .facades import paint_facades
+from .features import Extras, draw_extras, moved_scene
 from .layout import draw_layouts
 from .materials import build_scene
+from .panoramas import Panoramas, painted_panoramas
 from .photometric import CameraPipeline, PhotometricOptions
+from .reflections import surround
 from .render import Kernel, cast, render
 from .rng import SceneRandom
 from .scene import RenderedViews, SceneBatch
+from .switches import Feature, check_features
 from .templates import expand
+from .thin import add_thin
 
 NUM_SOLIDS = 64
 ATTEMPTS = 4
@@ -47,6 +53,9 @@ class ProceduralScenes:
         relight_chance: share of scenes whose light changes between the views.
         photometric: how often blur, compression and the like happen.
         samples_per_pixel: 1, or 3 for smooth edges at three times the price of rendering.
+        features: what scenes have beyond the plain ones, see `switches.FEATURES`; without any,
+            scenes are what they always were.
+        panoramas: for the sky and for mirrored light; None paints some.
 
     Raises:
         ValueError: if a size, the number of views or a range makes no sense.
@@ -67,6 +76,8 @@ class ProceduralScenes:
         relight_chance: float = 0.25,
         photometric: PhotometricOptions | None = None,
         samples_per_pixel: int = 3,
+        features: Iterable[Feature] = (),
+        panoramas: Panoramas | None = None,
     ) -> None:
         if min(height, width) < 16:
             raise ValueError(f"height and width must be at least 16, got {height}x{width}")
@@ -87,8 +98,13 @@ class ProceduralScenes:
         self.kernel: Kernel = kernel
         self.relight_chance = relight_chance
         self.options = CameraOptions(overlap=overlap, fov_deg=fov_deg)
+        self.features = check_features(features)
         bank = default_bank() if textures is None else textures
-        self._table = bank.table.to(self.device)
+        self._tiles = bank.table.count
+        table = bank.facade_table if "facades" in self.features else bank.table
+        self._table = table.to(self.device)
+        mirrors = self.features & {"panoramas", "glossy", "glass"}
+        self._panoramas = (panoramas or painted_panoramas()).to(self.device) if mirrors else None
         self._pipeline = CameraPipeline(self.device, photometric)
 
     @torch.no_grad()
@@ -96,18 +112,22 @@ class ProceduralScenes:
         """Make scenes start_index .. start_index + batch_size - 1."""
         indices = torch.arange(start_index, start_index + batch_size, device=self.device)
         rng = SceneRandom.from_indices(self.seed, indices)
-        scene, cameras = self.stage(rng)
-        views = self._render(scene, cameras, (0.0, 0.0))
+        scene, cameras, extras = self._stage(rng)
+        views = self._render(scene, cameras, extras, (0.0, 0.0))
         radiance = views.rgb.clamp(max=_WHITE)
         if self.samples_per_pixel == 3:
             for shift in _SHIFTS_PX:
-                radiance = radiance + self._render(scene, cameras, shift).rgb.clamp_(max=_WHITE)
+                sample = self._render(scene, cameras, extras, shift)
+                radiance = radiance + sample.rgb.clamp_(max=_WHITE)
             radiance /= 3.0
         depth = views.depth
         valid = (views.surface_id >= 0) & (depth < FAR_M) & ~views.inside
+        if "movers" in self.features:
+            valid &= ~_shows(views.surface_id, extras.moving)
         depth = torch.where(valid, depth, 0.0)
+        sensors = "sensor" in self.features
         result = ViewBatch(
-            images=self._pipeline(rng.fork("photometric"), radiance),
+            images=self._pipeline(rng.fork("photometric"), radiance, sensors),
             K=cameras.K,
             world_from_cam=cameras.world_from_cam,
             depth=depth,
@@ -120,21 +140,38 @@ class ProceduralScenes:
         return replace(result, overlap=overlap_matrix(result))
 
     def _render(
-        self, scene: SceneBatch, cameras: CameraSet, shift_px: tuple[float, float]
+        self, scene: SceneBatch, cameras: CameraSet, extras: Extras, shift_px: tuple[float, float]
     ) -> RenderedViews:
         K = cameras.K.clone()
         K[..., 0, 2] -= shift_px[0]
         K[..., 1, 2] -= shift_px[1]
-        return render(
-            scene,
-            self._table,
-            K,
-            cameras.world_from_cam,
-            self.height,
-            self.width,
+        if "movers" not in self.features:
+            return self._shoot(scene, K, cameras.world_from_cam, extras)
+        origin = cameras.world_from_cam[..., :3, 3]
+        parts = []
+        for v in range(self.num_views):
+            now, view = moved_scene(scene, extras, v, origin[:, v]), slice(v, v + 1)
+            parts.append(self._shoot(now, K[:, view], cameras.world_from_cam[:, view], extras))
+        names = [f.name for f in fields(RenderedViews)]
+        return RenderedViews(**{n: torch.cat([getattr(p, n) for p in parts], 1) for n in names})
+
+    def _shoot(
+        self, scene: SceneBatch, K: Tensor, world_from_cam: Tensor, extras: Extras
+    ) -> RenderedViews:
+        """Render, and add what panoramas, polish and glass do."""
+        size = self.height, self.width
+        views = render(
+            *(scene, self._table, K, world_from_cam, *size),
             shadows=self.shadows,
             kernel=self.kernel,
         )
+        if self._panoramas is None:
+            return views
+        rays = pixel_directions(K, world_from_cam[..., :3, :3], *size)
+        rays = rays.view(*views.depth.shape, 3)
+        origin = world_from_cam[..., :3, 3]
+        rgb = surround(views, scene, extras, self._panoramas, rays, origin)
+        return replace(views, rgb=rgb)
 
     def batches(self, batch_size: int, start_index: int = 0) -> Iterator[ViewBatch]:
         """Yield consecutive batches for ever."""
@@ -147,25 +184,33 @@ class ProceduralScenes:
 
         After `ATTEMPTS` attempts a scene is kept as it is, with `accepted` False.
         """
-        scene, cameras = self._attempt(rng, 0)
+        return self._stage(rng)[:2]
+
+    def _stage(self, rng: SceneRandom) -> tuple[SceneBatch, CameraSet, Extras]:
+        scene, cameras, extras = self._attempt(rng, 0)
         for attempt in range(1, ATTEMPTS):
             rows = torch.nonzero(~cameras.accepted)[:, 0]
             if not rows.numel():
                 break
-            new_scene, new_cameras = self._attempt(rng.select(rows), attempt)
+            new_scene, new_cameras, new_extras = self._attempt(rng.select(rows), attempt)
             pick = torch.arange(rng.batch_size, device=self.device)
             pick[rows] = rng.batch_size + torch.arange(len(rows), device=self.device)
             scene = SceneBatch.cat([scene, new_scene]).select(pick)
             cameras = _cat_cameras(cameras, new_cameras, pick)
-        return scene, cameras
+            extras = Extras.joined(extras, new_extras, pick)
+        return scene, cameras, extras
 
-    def _attempt(self, rng: SceneRandom, number: int) -> tuple[SceneBatch, CameraSet]:
+    def _attempt(self, rng: SceneRandom, number: int) -> tuple[SceneBatch, CameraSet, Extras]:
         rng = rng.fork(f"attempt{number}")
         layout = draw_layouts(rng)
         solids = expand(rng.fork("parts"), layout.objects, NUM_SOLIDS)
-        scene = build_scene(
-            rng, layout, solids, self._table.count, self.num_views, self.relight_chance
-        )
+        if "thin" in self.features:
+            solids = add_thin(rng.fork("thin"), layout, solids)
+        scene = build_scene(rng, layout, solids, self._tiles, self.num_views, self.relight_chance)
+        if "facades" in self.features:
+            scene = paint_facades(rng.fork("facades"), scene, layout, solids, self._tiles)
+        count = 0 if self._panoramas is None else len(self._panoramas)
+        extras = draw_extras(rng, self.features, layout, solids, self.num_views, count)
         cameras = place_cameras(
             rng.fork("cameras"),
             scene,
@@ -176,7 +221,14 @@ class ProceduralScenes:
             self.options,
             lambda s, o, d: cast(s, o, d, self.kernel),
         )
-        return scene, cameras
+        return scene, cameras, extras
+
+
+def _shows(surface_id: Tensor, solids: Tensor) -> Tensor:
+    """Which pixels (B, V, H, W) show one of the marked solids (B, P)."""
+    solid = surface_id.clamp(0, solids.shape[1] - 1).flatten(1).long()
+    marked = torch.gather(solids, 1, solid).view(surface_id.shape)
+    return marked & (surface_id >= 0) & (surface_id < solids.shape[1])
 
 
 def _cat_cameras(a: CameraSet, b: CameraSet, pick: Tensor) -> CameraSet:

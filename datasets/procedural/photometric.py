@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .rng import SceneRandom
+from .sensor import Sensor
 
 _NOISE_BITS = 20
 _CACHED_FLOATS = 1 << 19
@@ -133,23 +134,37 @@ class CameraPipeline:
         ]
 
     def __call__(
-        self, rng: SceneRandom, radiance: Float[Tensor, "b v h w 3"]
+        self, rng: SceneRandom, radiance: Float[Tensor, "b v h w 3"], sensors: bool = False
     ) -> Float[Tensor, "b v 3 h w"]:
-        """Return images in [-1, 1] with 256 levels."""
+        """Return images in [-1, 1] with 256 levels.
+
+        Args:
+            rng: streams of the scenes.
+            radiance: linear.
+            sensors: use `Sensor` for the noise.
+        """
         B, V, H, W, _ = radiance.shape
         shots = _Shots.draw(rng, V, min(H, W), self.options)
+        sensor = Sensor.draw(rng.fork("sensor"), V, 1 << _NOISE_BITS) if sensors else None
+        if sensor is not None:
+            none = torch.zeros_like(shots.read_noise)
+            shots = replace(shots, read_noise=none, shot_noise=none)
         linear = radiance.flatten(0, 1)
         images = linear.new_empty(B * V, 3, H, W)
         # a CPU works on pieces that stay in its cache; that is three times as fast
         step = max(1, _CACHED_FLOATS // (3 * H * W)) if linear.device.type == "cpu" else B * V
         for start in range(0, B * V, step):
             stop = min(start + step, B * V)
-            images[start:stop] = self._develop(shots.rows(start, stop), linear[start:stop])
+            part = None if sensor is None else sensor.rows(start, stop)
+            images[start:stop] = self._develop(shots.rows(start, stop), linear[start:stop], part)
         return images.reshape(B, V, 3, H, W)
 
-    def _develop(self, shots: _Shots, linear: Tensor) -> Tensor:
+    def _develop(self, shots: _Shots, linear: Tensor, sensor: Sensor | None) -> Tensor:
         """(n, H, W, 3) -> (n, 3, H, W)."""
-        x = _tone(shots, linear.permute(0, 3, 1, 2).contiguous())
+        x = _expose(shots, linear.permute(0, 3, 1, 2).contiguous())
+        if sensor is not None:
+            x = sensor.expose(x, self._noise)
+        x = _tone(shots, x)
         x = _on_subset(shots.halved, _lower_resolution, x)
         x = _blur(x, shots.sigma_px)
         x = _on_subset(shots.moved, _motion_blur, x, shots.angle_rad, shots.length_px)
@@ -209,8 +224,8 @@ def _on_subset(
     return x.index_copy(0, rows, function(x[rows], *(a[rows] for a in arguments)))
 
 
-def _tone(shots: _Shots, x: Tensor) -> Tensor:
-    """Expose, dim the corners, compress the highlights; linear (n, 3, H, W) -> display 0..1."""
+def _expose(shots: _Shots, x: Tensor) -> Tensor:
+    """Expose and dim the corners; linear (n, 3, H, W)."""
     H, W = x.shape[-2:]
     # expose for the geometric mean, which a bright sky moves little; summed as integers, since
     # their sum does not depend on the order of its terms
@@ -219,7 +234,11 @@ def _tone(shots: _Shots, x: Tensor) -> Tensor:
     gain = (shots.level / mean)[:, None] * shots.balance
     row = torch.linspace(-1.0, 1.0, H, device=x.device).square()[:, None]
     column = torch.linspace(-1.0, 1.0, W, device=x.device).square()
-    x = x * gain[..., None, None] * (1.0 - _image(shots.vignette) * (row + column))
+    return x * gain[..., None, None] * (1.0 - _image(shots.vignette) * (row + column))
+
+
+def _tone(shots: _Shots, x: Tensor) -> Tensor:
+    """Compress the highlights; linear (n, 3, H, W) -> display 0..1."""
     x = x / (1.0 + _image(shots.shoulder) * x)
     x = x.clamp_(1e-5, 1.3).log_().mul_(_image(shots.gamma)).exp_().clamp_(max=1.0)
     return x + _image(shots.contrast) * x * (1.0 - x) * (2.0 * x - 1.0)

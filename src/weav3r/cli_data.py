@@ -31,14 +31,27 @@ def data_sheet(
     textures: Annotated[
         Path | None, typer.Option(help="Texture folder or archive; default: the built bank.")
     ] = None,
+    features: Annotated[
+        str, typer.Option(help="Comma-separated features, or all; see the training page.")
+    ] = "",
+    panoramas: Annotated[
+        Path | None, typer.Option(help="Folder of equirectangular photos; default: painted ones.")
+    ] = None,
 ) -> None:
     """Draw a contact sheet of procedural scenes."""
     from .datasets.procedural.generator import ProceduralScenes
+    from .datasets.procedural.panoramas import Panoramas
     from .datasets.procedural.sheet import make_contact_sheet
+    from .datasets.procedural.switches import FEATURES, check_features
     from .datasets.textures import default_bank
 
+    names = FEATURES if features == "all" else [f for f in features.split(",") if f]
+    chosen = check_features(names)
+    around = None if panoramas is None else Panoramas.from_folder(panoramas)
     bank = default_bank(textures)
-    scenes = ProceduralScenes(height, width, seed=seed, textures=bank)
+    scenes = ProceduralScenes(
+        height, width, seed=seed, textures=bank, features=chosen, panoramas=around
+    )
     make_contact_sheet(scenes, count).save(out)
     output.print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)
 

@@ -49,6 +49,10 @@ def test_overrides_from_text_and_mapping(tmp_path) -> None:
         ({"data": {"sizes": [[1, 2, 3]]}}, r"data.sizes\[0\] must have 2 entries"),
         ({"data": {"sizes": 3}}, "data.sizes must be a list"),
         ({"data": {"sizes": []}}, "data.sizes must not be empty"),
+        (
+            {"data": {"features": ["fog"]}},
+            r"data.features\[0\] must be one of 'panoramas', .*'fog'",
+        ),
         ({"data": 3}, "data must be a group of settings"),
         ({"seed": True}, "seed must be a whole number"),
         ({"optimizer": {"learning_rate": "high"}}, "learning_rate must be a number, got 'high'"),

@@ -7,9 +7,17 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from weav3r.datasets.procedural.generator import ProceduralScenes
 from weav3r.datasets.views import ViewBatch
-from weav3r.train.config import DataConfig, OverlapStage
+from weav3r.train.config import (
+    DataConfig,
+    OverlapStage,
+    load_recipe,
+    recipe_from_dict,
+    recipe_to_dict,
+)
 from weav3r.train.data import (
     PairBatch,
     PairStream,
@@ -22,6 +30,7 @@ from weav3r.train.data import (
     select_pairs,
 )
 from weav3r.train.matching_loss import sample_map
+from weav3r.train.tasks import recipe_scenes
 
 CONFIG = DataConfig(sizes=((32, 48), (48, 32)), scenes=2, views=3, correspondences=32)
 
@@ -161,3 +170,19 @@ def test_background_workers_give_the_same_stream() -> None:
         for a, b in zip(tensors(next(inline)), tensors(next(background)), strict=True):
             assert torch.equal(a, b)
     background.close()
+
+
+def test_features_of_a_recipe_reach_the_generator(tmp_path) -> None:
+    Image.effect_noise((64, 32), 60).convert("RGB").save(tmp_path / "one.png")
+    overrides = {
+        "data.textures": str(tmp_path),
+        "data.panoramas": str(tmp_path),
+        "data.features": ["glossy", "movers"],
+    }
+    recipe = load_recipe("small-cpu", overrides)
+    assert recipe_from_dict(recipe_to_dict(recipe)) == recipe
+    source = recipe_scenes(recipe, torch.device("cpu"))(32, 48, 2, 0, (0.3, 0.9))
+    assert isinstance(source, ProceduralScenes)
+    assert source.features == {"glossy", "movers"}
+    assert source._panoramas is not None and len(source._panoramas) == 1
+    assert load_recipe("small-cpu", {"data.features": []}).data.features == ()

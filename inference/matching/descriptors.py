@@ -27,7 +27,11 @@ class Matches:
     Attributes:
         xy1: (N, 2) float32, pixels of the original (upright) first photo, centres at half-integers.
         xy2: (N, 2) float32, the same for the second photo.
-        confidence: (N,) float32 in (0, 1], higher is surer; sorted from surest to least sure.
+        confidence: (N,) float32, above 0; sorted from surest to least sure. It compares matches
+            of one matcher and checkpoint only: "anchors" give the shares of the similarity that
+            both ways leave for rivals, in (0, 1]; "reciprocal" and "gated" the geometric mean of
+            both pixels' descriptor confidences (the smaller one where one network order is
+            matched), unbounded; "pointmaps" that of both points' confidences, above 1.
     """
 
     xy1: np.ndarray

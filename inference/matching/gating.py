@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,23 @@ _FIT_STRIDE = 8
 # A best match near the edge of its window may be a slope towards a better one outside.
 _INNER_SHARE = 0.75
 _RADIUS_LONG_SIDES = 1 / 16
+_RADIUS_SHARES = (0.25, 0.5)  # narrower windows that are tried
+_RADIUS_HOLDS = 0.98
+_AGREEMENT, _FEWEST = 0.995, 64
+_SAMPLE = 384
+
+
+@dataclass(frozen=True)
+class GateTrust:
+    """How far the look-ups of one view agree with those in the whole other view.
+
+    Attributes:
+        radius_px: half the side of the window that is searched.
+        min_similarity: from which on the best of the window is believed; inf: never.
+    """
+
+    radius_px: float
+    min_similarity: float
 
 
 @dataclass(frozen=True)
@@ -26,10 +44,11 @@ class Gate:
         expected2: (H1, W1, 2) where each pixel of view 1 should be in view 2, in pixels (x, y) with
             centres at half-integers, possibly outside; NaN where it cannot be.
         expected1: (H2, W2, 2) where each pixel of view 2 should be in view 1.
-        radius_px: how far from there a match is looked for, along either axis.
-        strict: what becomes of pixels without a clear best inside their window (expected outside
-            the view, hidden, or geometry that is wrong there): True leaves them without a match,
-            False compares them with the whole view.
+        radius_px: how far from there a match is looked for at most, along either axis.
+        strict: True believes the geometry: pixels without a clear best inside their window
+            (expected outside the view, hidden, or geometry that is wrong there) stay without a
+            match. False measures on a sample how far the geometry can be believed, see `measure`;
+            the other pixels are compared with the whole view.
     """
 
     expected2: Tensor
@@ -43,25 +62,67 @@ class Gate:
         first, second = self.expected2.shape, self.expected1.shape
         return (first[0], first[1]), (second[0], second[1])
 
-    def nearest(self, view: int, index: Tensor, queries: Tensor, other: DescriptorTiles) -> Tensor:
-        """Find the most similar pixels of the other view where they are expected.
+    def measure(self, view: int, index: Tensor, rows: Tensor, other: DescriptorTiles) -> GateTrust:
+        """Compare windows with exact look-ups on a sample of pixels.
+
+        The narrowest window is taken that holds nearly all that the widest does, and the lowest
+        similarity above which the best of a window is that of the whole view in 99.5 %.
+
+        Args:
+            view: 0 or 1, where the pixels come from.
+            index: (N,) flat pixel indices, from which the sample is drawn evenly.
+            rows: (H * W, D) descriptors of all pixels of that view.
+            other: the other view.
+        """
+        if self.strict:
+            return GateTrust(self.radius_px, -math.inf)
+        index = index[:: max(1, len(index) // _SAMPLE)]
+        queries, expected = rows[index], self._expected(view, index)
+        exact = other.nearest(queries)
+        off = _off(exact, expected, other)
+        radius = self.radius_px
+        held = (off <= _INNER_SHARE * radius).sum()
+        for share in _RADIUS_SHARES:
+            narrow = share * self.radius_px
+            if (off <= _INNER_SHARE * narrow).sum() >= _RADIUS_HOLDS * held:
+                radius = narrow
+                break
+        found, similar = _within(queries, expected, radius, other)
+        order = similar.argsort(descending=True, stable=True)
+        order = order[similar[order].isfinite()]
+        share = (found == exact)[order].double().cumsum(0) / torch.arange(
+            1, len(order) + 1, device=order.device
+        )
+        good = (share >= _AGREEMENT).nonzero()[:, 0]
+        if len(good) == 0 or int(good[-1]) + 1 < _FEWEST:
+            return GateTrust(radius, math.inf)
+        return GateTrust(radius, float(similar[order[good[-1]]]))
+
+    def nearest(
+        self, view: int, index: Tensor, queries: Tensor, other: DescriptorTiles, trust: GateTrust
+    ) -> Tensor:
+        """Find the most similar pixels of the other view, first where they are expected.
 
         Args:
             view: 0 or 1, where the queries come from.
             index: (N,) their flat pixel indices.
             queries: (N, D) their descriptors.
             other: the other view.
+            trust: from `measure`.
 
         Returns:
             (N,) int64, flat row-major indices; -1 for none.
         """
-        expected = (self.expected2 if view == 0 else self.expected1).flatten(0, 1)[index]
-        found = other.nearest_within(queries, _tiles_near(expected, self.radius_px, other))
-        place = torch.stack([found % other.size[1], found // other.size[1]], -1) + 0.5
-        off = (place - expected).abs().amax(-1)
-        doubtful = (found < 0) | (off > _INNER_SHARE * self.radius_px)
+        if trust.min_similarity == math.inf:
+            return other.nearest(queries)
+        expected = self._expected(view, index)
+        found, similar = _within(queries, expected, trust.radius_px, other)
+        doubtful = ~(similar.isfinite() & (similar >= trust.min_similarity))
         found[doubtful] = -1 if self.strict else other.nearest(queries[doubtful])
         return found
+
+    def _expected(self, view: int, index: Tensor) -> Tensor:
+        return (self.expected2 if view == 0 else self.expected1).flatten(0, 1)[index]
 
 
 def gate_from_pointmaps(
@@ -81,7 +142,7 @@ def gate_from_pointmaps(
         confidence1: (H1, W1) weights for the focal length of view 1.
         K1: (3, 3) intrinsics of view 1; None estimates the focal length.
         K2: (3, 3) intrinsics of view 2; None estimates the focal length.
-        radius_px: see `Gate`; None is a sixteenth of the longest side.
+        radius_px: of the widest window, see `Gate`; None is a sixteenth of the longest side.
         strict: see `Gate`.
 
     Raises:
@@ -116,6 +177,22 @@ def gate_from_pointmaps(
     if radius_px is None:
         radius_px = _RADIUS_LONG_SIDES * max(height1, width1, height2, width2)
     return Gate(expected2, expected1, radius_px, strict)
+
+
+def _within(
+    queries: Tensor, expected: Tensor, radius_px: float, other: DescriptorTiles
+) -> tuple[Tensor, Tensor]:
+    """Best pixels (N,) around the expected places, and their similarity; -inf if not clear."""
+    found = other.nearest_within(queries, _tiles_near(expected, radius_px, other))
+    clear = (found >= 0) & (_off(found, expected, other) <= _INNER_SHARE * radius_px)
+    similar = (queries * other.rows[found.clamp_min(0)]).sum(-1)
+    return found, torch.where(clear, similar, -torch.inf)
+
+
+def _off(found: Tensor, expected: Tensor, other: DescriptorTiles) -> Tensor:
+    """(N,) distance along the farther axis of flat pixels from where they are expected."""
+    place = torch.stack([found % other.size[1], found // other.size[1]], -1) + 0.5
+    return (place - expected).abs().amax(-1)
 
 
 def _tiles_near(expected: Tensor, radius_px: float, tiles: DescriptorTiles) -> TilePairs:

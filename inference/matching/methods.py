@@ -33,8 +33,8 @@ class ReciprocalOptions:
             seeds themselves are matched that return to less than this distance, network pixels.
         both_orders: match in both network orders, with the geometric mean of the confidences; False
             takes the order (first, second) alone, with the smaller confidence.
-        gated: search only near where the pointmaps expect each pixel, first; pixels without a clear
-            match there are compared with the whole image.
+        gated: search near where the pointmaps expect each pixel, as far as a sample of exact
+            look-ups agrees with that, and in the whole image otherwise; see `Gate`.
         border: matches closer to the border of either image are dropped, network pixels.
         subpixel: refine the positions in the second image to a fraction of a pixel.
         min_confidence: matches below are dropped.

@@ -4,12 +4,14 @@ The similarity of two descriptors is their dot product, accumulated over the cha
 one rounding to float32 a step; equal similarities go to the pixel that comes first in row-major
 order. A matrix product may round otherwise, so it only selects tiles of pixels that can hold the
 answer; the similarity by its definition decides among them. The answer therefore depends neither on
-the block sizes nor on the library or device that multiplies.
+the block sizes nor on the library or device that multiplies. On processors, bounds spare most of
+the products where descriptors change little from pixel to pixel (see `caps`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -19,12 +21,16 @@ from numpy.typing import ArrayLike
 from scipy.spatial import KDTree
 from torch import Tensor
 
+from .caps import TileCaps
+
 _TILE = (8, 8)
 _TILE_OF_LIST = (1, 64)  # of a map of one row
 _TILE_PIXELS = 64
 _BLOCK_QUERIES = {"cpu": 256, "cuda": 4096}
 # Similarities at once: on the CPU they should stay in the second-level cache.
 _BLOCK_SIMILARITIES = {"cpu": 2**18, "cuda": 2**27}
+# Above this share of tiles that bounds leave open, comparing all is as fast.
+_OPEN_SHARE = 0.08
 _GROUP = 16  # queries of one tile that are multiplied together
 # By the name of the precision that torch is told to multiply float32 matrices with.
 _ROUNDOFF = {"ieee": 2.0**-24, "highest": 2.0**-24, "tf32": 2.0**-10, "high": 2.0**-10}
@@ -88,10 +94,16 @@ class DescriptorTiles:
         block = _BLOCK_QUERIES.get(queries.device.type, 256)
         if len(queries) == 0:
             return torch.zeros(0, dtype=torch.int64, device=queries.device)
-        found = []
+        found: list[Tensor] = []
+        bounded = queries.device.type == "cpu" and self.tile == _TILE
         for part in queries.split(block):
+            pairs = self._open_pairs(part) if bounded else None
+            if pairs is not None:
+                found.append(self.nearest_within(part, pairs))
+                continue
+            bounded = False
             with torch.autocast(queries.device.type, enabled=False):
-                maxima = self._tile_maxima(part)  # (tiles, n)
+                maxima = self._tile_maxima(part, self.bank, _TILE_PIXELS)  # (tiles, n)
             enough = maxima.amax(0) - self._slack(part)
             tile, query = (maxima >= enough).nonzero(as_tuple=True)
             found.append(self._decide(part, TilePairs(query, tile)))
@@ -122,18 +134,37 @@ class DescriptorTiles:
         terms = 4 * (self.rows.shape[1] + 2) * unit
         return terms * queries.norm(dim=1) * self._longest
 
-    def _tile_maxima(self, queries: Tensor) -> Tensor:
-        """(tiles, N) largest product of each query in each tile."""
+    @cached_property
+    def _caps(self) -> TileCaps:
+        return TileCaps(self.bank, _TILE[0])
+
+    def _open_pairs(self, queries: Tensor) -> TilePairs | None:
+        """Pairs of queries and tiles that bounds leave open; None if there are too many."""
+        caps, length = self._caps, queries.norm(dim=1)
+        units = queries / length.clamp_min(1e-30)[:, None]
+        with torch.autocast(queries.device.type, enabled=False):
+            middle = self._tile_maxima(units, caps.middle, caps.per_tile)
+            likely = self.bank.view(-1, _TILE_PIXELS, queries.shape[1])[middle.max(0).indices]
+            similar = torch.einsum("nd,nkd->nk", queries, likely).amax(1) - self._slack(queries)
+        at_least = similar.double() / (length.double() * self._longest).clamp_min(1e-30)
+        can = caps.can_hold(middle, at_least, _roundoff(queries.device.type))
+        if can.sum() > _OPEN_SHARE * can.numel():
+            return None
+        tile, query = can.nonzero(as_tuple=True)
+        return TilePairs(query, tile)
+
+    def _tile_maxima(self, queries: Tensor, bank: Tensor, per_tile: int) -> Tensor:
+        """(tiles, N) largest product of each query with a tile's rows of the bank."""
         count, tiles = len(queries), len(self.pixel)
         limit = _BLOCK_SIMILARITIES.get(queries.device.type, 2**18)
-        step = max(1, limit // (_TILE_PIXELS * count)) * _TILE_PIXELS
+        step = max(1, limit // (per_tile * count)) * per_tile
         maxima = queries.new_empty(tiles, count)
         columns = queries.T.contiguous()
-        for start in range(0, len(self.bank), step):
-            products = self.bank[start : start + step] @ columns
-            first = start // _TILE_PIXELS
-            block = products.view(-1, _TILE_PIXELS, count).amax(1)
-            maxima[first : first + len(block)] = block
+        for start in range(0, len(bank), step):
+            products = bank[start : start + step] @ columns
+            first = start // per_tile
+            products = products.view(-1, per_tile, count)
+            torch.amax(products, 1, out=maxima[first : first + len(products)])
         return maxima
 
     def _pair_maxima(self, queries: Tensor, pairs: TilePairs) -> Tensor:

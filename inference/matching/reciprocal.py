@@ -20,7 +20,7 @@ from jaxtyping import Float32, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from .gating import Gate
+from .gating import Gate, GateTrust
 from .nearest import DescriptorTiles
 
 _ROUNDS = 10
@@ -107,6 +107,7 @@ class ReciprocalSearch:
                 f"the gate is for views of {gate.sizes}, the descriptors are {self.sizes}"
             )
         self._gate = gate
+        self._trust: dict[int, GateTrust] = {}
         self._memo = tuple(
             torch.full((len(tiles.rows),), _UNKNOWN, device=descriptors1.device)
             for tiles in self._tiles
@@ -154,10 +155,14 @@ class ReciprocalSearch:
         missing = index[memo[index] == _UNKNOWN].unique()
         if len(missing):
             own, other = self._tiles[view], self._tiles[1 - view]
+            queries = own.rows[missing]
             if self._gate is None:
-                memo[missing] = other.nearest(own.rows[missing])
+                memo[missing] = other.nearest(queries)
             else:
-                memo[missing] = self._gate.nearest(view, missing, own.rows[missing], other)
+                if view not in self._trust:
+                    self._trust[view] = self._gate.measure(view, missing, own.rows, other)
+                trust = self._trust[view]
+                memo[missing] = self._gate.nearest(view, missing, queries, other, trust)
         return memo[index]
 
     def _walk(

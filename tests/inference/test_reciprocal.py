@@ -83,6 +83,23 @@ def test_the_search_equals_brute_force_also_with_ties(sizes, dim, levels, seed) 
     assert torch.equal(nearest_neighbours(queries, database), expected)
 
 
+@pytest.mark.parametrize("lengths", ["equal", "any"])
+def test_bounds_spare_products_and_change_no_answer(lengths: str) -> None:
+    coarse = random_map(8, 10, 24).permute(2, 0, 1)[None]
+    smooth = F.interpolate(coarse, size=(75, 83), mode="bicubic")[0].permute(1, 2, 0)
+    bank = F.normalize(smooth, dim=-1)
+    if lengths == "any":
+        bank = bank * torch.linspace(0.5, 2, 83)[:, None]
+        bank[:3], bank[40, 40:50] = 0, -bank[41, 40:50]
+    bank[70:] = bank[30:35]  # ties
+    asked = F.normalize(bank[::3, 1::4].flatten(0, 1) + 0.05, dim=-1)
+    tiles = DescriptorTiles(bank)
+    pairs = tiles._open_pairs(asked[:256])
+    assert torch.equal(tiles.nearest(asked), brute_force(asked, bank.flatten(0, 1)))
+    if lengths == "equal":  # else one length stands for all
+        assert pairs is not None and len(pairs.query) < 0.08 * 256 * len(tiles.pixel)
+
+
 @pytest.mark.parametrize("queries", [1, 3, 40, 300])
 @pytest.mark.parametrize("block", [64, 640, 2**18])
 def test_the_answer_does_not_depend_on_the_blocks(monkeypatch, queries: int, block: int) -> None:
@@ -315,6 +332,26 @@ def test_the_gate_finds_the_same_matches(pair: Pair, noise: float) -> None:
     gated = pairs_of(reciprocal_matches(*pair.descriptors, 4, gate=gate))
     assert len(everywhere) > 150
     assert len(gated & everywhere) >= 0.98 * max(len(everywhere), len(gated))
+
+
+@pytest.mark.parametrize("shift", [12, 60])
+def test_a_wrong_gate_is_not_believed(pair: Pair, shift: int) -> None:
+    gate = gate_from_pointmaps(pair.pointmap1, pair.pointmap2_in_view1)
+    wrong = dataclasses.replace(gate, expected2=gate.expected2 + shift)
+    everywhere = pairs_of(reciprocal_matches(*pair.descriptors, 4))
+    gated = pairs_of(reciprocal_matches(*pair.descriptors, 4, gate=wrong))
+    assert len(gated & everywhere) >= 0.98 * max(len(everywhere), len(gated))
+
+
+def test_the_window_is_as_wide_as_the_pointmaps_err(pair: Pair) -> None:
+    index = torch.arange(96 * 128)
+    rows, other = pair.descriptors[0].flatten(0, 1), DescriptorTiles(pair.descriptors[1])
+    exact = gate_from_pointmaps(pair.pointmap1, pair.pointmap2_in_view1)
+    off = dataclasses.replace(exact, expected2=exact.expected2 + 3.0)
+    nowhere = dataclasses.replace(exact, expected2=torch.full_like(exact.expected2, torch.nan))
+    narrow, wide, none = (g.measure(0, index, rows, other) for g in (exact, off, nowhere))
+    assert narrow.radius_px == 2 and wide.radius_px >= 4
+    assert narrow.min_similarity < 1 and none.min_similarity == torch.inf
 
 
 def test_expected_places_are_projections(pair: Pair) -> None:

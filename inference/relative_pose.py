@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..geometry._epipolar import depths, rays
 from ..geometry._estimates import no_pose
 from ..geometry.pose import RelativePoseEstimate, relative_pose, relative_pose_unknown_focal
+from .agreement import SUREST_AGREE, number_of_surest
 from .alignment.pairs import sample_pair
 from .images import View
 from .matching.descriptors import Matches
@@ -18,10 +19,6 @@ from .predict import PairResult
 
 FocalSharing = Literal["auto", "shared", "separate"]
 
-# Dense matching finds some camera motion that explains a quarter of the matches of any two photos
-# of look-alike things. The surest matches tell: of ten such pairs at most a third of them agreed
-# (measured on photos with ground truth). Right poses of photos that hardly overlap fall below, too.
-_SUREST_SHARE, _SUREST_AGREE, _FEWEST_SUREST = 0.1, 0.5, 20
 _EXIF_LOG_SIGMA, _NETWORK_LOG_SIGMA = 0.1, 0.35
 _FOCAL_SHARES = 0.6, 2.0  # of the long side, for what the network believes
 
@@ -99,11 +96,11 @@ def _network_focals(
 def _if_the_surest_agree(found: RelativePoseEstimate, matches: Matches) -> RelativePoseEstimate:
     """The estimate, or its failure where the surest matches speak against it."""
     order = np.argsort(-matches.confidence, kind="stable")
-    surest = order[: max(_FEWEST_SUREST, int(_SUREST_SHARE * len(matches)))]
+    surest = order[: number_of_surest(len(matches))]
     if not found or not len(surest):
         return found
     agree = float(found.inliers[surest].mean())
-    if agree >= _SUREST_AGREE:
+    if agree >= SUREST_AGREE:
         return found
     return RelativePoseEstimate(
         cam2_from_cam1=no_pose(),

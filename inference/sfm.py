@@ -20,7 +20,7 @@ import pycolmap
 
 from ..geometry._colmap import quiet_colmap
 from ..geometry.camera import Camera
-from .agreement import agreeing_share
+from .agreement import SUREST_AGREE, agreeing_share, number_of_surest, surest_agreeing
 from .contradictions import drop_contradicted
 from .graph.verification import VerificationOptions
 from .images import View
@@ -106,9 +106,10 @@ class MatchGraph:
         self._xy: list[list[np.ndarray]] = [[] for _ in range(num_images)]
         self._count = [0] * num_images
         self._pairs: dict[tuple[int, int], list[np.ndarray]] = defaultdict(list)
+        self._surest: dict[tuple[int, int], list[np.ndarray]] = defaultdict(list)
 
     def add(self, first: int, second: int, matches: Matches) -> None:
-        """Append matches between two images (`xy1` in `first`)."""
+        """Append matches between two images (`xy1` in `first`), the surest first."""
         n = len(matches)
         start1, start2 = self._count[first], self._count[second]
         self._xy[first].append(matches.xy1)
@@ -117,6 +118,8 @@ class MatchGraph:
         self._count[second] += n
         rows = np.stack([start1 + np.arange(n), start2 + np.arange(n)], axis=1)
         self._pairs[(first, second)].append(rows)
+        positions = np.concatenate([matches.xy1, matches.xy2], axis=1, dtype=np.float32)
+        self._surest[(first, second)].append(positions[: number_of_surest(n)])
 
     def finish(self) -> tuple[list[np.ndarray], dict[tuple[int, int], np.ndarray]]:
         """Key points (n, 2) float32 per image, identical positions merged, and matches per pair."""
@@ -132,6 +135,10 @@ class MatchGraph:
             rows = np.stack([index[first][rows[:, 0]], index[second][rows[:, 1]]], axis=1)
             pairs[(first, second)] = np.unique(rows, axis=0).astype(np.uint32)
         return keypoints, pairs
+
+    def surest(self, pair: tuple[int, int]) -> np.ndarray:
+        """The surest matches of a pair, (n, 4) float32: x and y in both images."""
+        return np.concatenate(self._surest[pair])
 
 
 def reconstruct_from_matches(
@@ -164,11 +171,13 @@ def reconstruct_from_matches(
         best: list[SparseModel] = []
         if any(verdict.accepted for verdict in verdicts.values()):
             best = _map_best(database_path, Path(folder), len(views), options, given)
-            if _unexplained(database_path, keypoints, views, verdicts, best, options):
-                wrong = _contradicted(database_path, keypoints, views, verdicts, options)
+            for attempt, look in enumerate((_doubted, _contradicted)):
+                if not _unexplained(database_path, keypoints, views, verdicts, best, options):
+                    break
+                wrong = look(database_path, graph, keypoints, views, verdicts, options)
                 verdicts |= wrong
                 if wrong:
-                    again = Path(folder) / "again"
+                    again = Path(folder) / f"again{attempt}"
                     again.mkdir()
                     best = _map_best(database_path, again, len(views), options, given)
     return SfmResult(best, verdicts)
@@ -230,11 +239,37 @@ def judge_pairs(
         path = Path(folder) / "database.db"
         write_database(path, views, keypoints, pairs, focal_guess_px, options, given)
         verdicts = verify_pairs(path, Path(folder), views, pairs, options)
-        return verdicts | _contradicted(path, keypoints, views, verdicts, options)
+        return verdicts | _contradicted(path, graph, keypoints, views, verdicts, options)
+
+
+def _doubted(
+    database_path: Path,
+    graph: MatchGraph,
+    keypoints: list[np.ndarray],
+    views: Sequence[View],
+    verdicts: dict[tuple[int, int], PairVerification],
+    options: SfmOptions,
+) -> dict[tuple[int, int], PairVerification]:
+    """The pairs whose surest matches do not fit the motion, taken out of the database."""
+    doubted = {}
+    if options.verification is None:
+        return {}
+    with pycolmap.Database.open(database_path) as database:
+        for pair in [pair for pair, verdict in verdicts.items() if verdict.accepted]:
+            i, j = pair
+            rows = database.read_two_view_geometry(i + 1, j + 1).inlier_matches
+            inliers = np.concatenate([keypoints[i][rows[:, 0]], keypoints[j][rows[:, 1]]], axis=1)
+            agree = surest_agreeing(graph.surest(pair), inliers)
+            if agree < SUREST_AGREE:
+                database.delete_two_view_geometry(i + 1, j + 1)
+                reason = f"only {100 * agree:.0f} % of the surest matches fit the camera motion"
+                doubted[pair] = replace(verdicts[pair], accepted=False, reason=reason)
+    return doubted
 
 
 def _contradicted(
     database_path: Path,
+    graph: MatchGraph,
     keypoints: list[np.ndarray],
     views: Sequence[View],
     verdicts: dict[tuple[int, int], PairVerification],

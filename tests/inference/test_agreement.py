@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from weav3r.geometry.camera import Camera
-from weav3r.inference.agreement import agreeing_share, epipolar_error_px
+from weav3r.inference.agreement import (
+    agreeing_share,
+    epipolar_error_px,
+    number_of_surest,
+    surest_agreeing,
+)
 
 K = np.array([[400.0, 0, 320], [0, 400, 240], [0, 0, 1]])
 
@@ -54,3 +59,12 @@ def test_models_apart_and_photos_without_camera(cameras) -> None:
     assert agreeing_share(matches, apart, 1.0) == 0.5
     assert agreeing_share(matches, apart[:1], 1.0) == 1
     assert agreeing_share(matches, [], 1.0) == 1
+
+
+def test_the_surest_are_a_tenth_but_enough_to_ask() -> None:
+    assert [number_of_surest(n) for n in (0, 5, 100, 3000)] == [0, 5, 20, 300]
+    inliers = np.arange(40, dtype=np.float32).reshape(10, 4)
+    surest = np.concatenate([inliers[:3], inliers[:1] + 0.5])
+    assert surest_agreeing(surest, inliers) == 0.75
+    assert surest_agreeing(surest, inliers[:0]) == 0
+    assert surest_agreeing(surest[:0], inliers) == 1

@@ -128,6 +128,26 @@ def test_two_sets_of_photos_come_back_as_two_components() -> None:
     assert sorted(sorted(m.cameras) for m in result.models) == [[0, 1, 2], [3, 4, 5]]
 
 
+def test_look_alikes_are_told_by_their_surest_matches() -> None:
+    truth = make_cameras(6)
+    graph = make_graph(truth, [(0, 1), (0, 2), (1, 2), (3, 4), (3, 5), (4, 5)], outliers=0.1)
+    wrong = [(i, j) for i in (0, 1, 2) for j in (3, 4, 5)]
+    for i, j in wrong:  # the front and the back of a house: a motion fits, never the same one
+        rng = np.random.default_rng(10 * i + j)
+        points = rng.uniform(-1.2, 1.2, (250, 3))
+        elsewhere = look(rng.normal(size=3) + [0, 0, -5], np.zeros(3))
+        fake = Camera(K=truth[0].K, cam_from_world=elsewhere, height=HEIGHT, width=WIDTH)
+        noise = rng.uniform([0, 0], [WIDTH, HEIGHT], (2, 30, 2))
+        xy1 = np.concatenate([noise[0], truth[i].project(points)[0]]).astype(np.float32)
+        xy2 = np.concatenate([noise[1], fake.project(points)[0]]).astype(np.float32)
+        graph.add(i, j, Matches(xy1, xy2, np.linspace(1, 0.1, 280, dtype=np.float32)))
+    result = reconstruct_from_matches([make_view(i) for i in range(6)], graph, [600.0] * 6)
+    assert sorted(sorted(m.cameras) for m in result.models) == [[0, 1, 2], [3, 4, 5]]
+    refused = {pair: v.reason for pair, v in result.pairs.items() if not v.accepted}
+    assert sorted(refused) == wrong
+    assert all("of the surest matches fit" in reason for reason in refused.values())
+
+
 def test_photos_beyond_an_overlap_keep_their_component() -> None:
     def part(*images: int) -> SparseModel:
         cameras = dict(zip(images, make_cameras(len(images)), strict=True))

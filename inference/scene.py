@@ -87,12 +87,14 @@ class PointCloud:
         colors: (N, 3) uint8.
         confidence: (N,) float32.
         view: (N,) int32, the image a point comes from.
+        normals: (N, 3) float32 unit vectors, towards the camera's side; None if not asked for.
     """
 
     points: np.ndarray
     colors: np.ndarray
     confidence: np.ndarray
     view: np.ndarray
+    normals: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.points)
@@ -287,6 +289,17 @@ class Scene:
         y, x = np.mgrid[: camera.height, : camera.width] + 0.5
         return np.asarray(camera.unproject(np.stack([x, y], -1), depth), dtype=np.float32)
 
+    def normals(self, image: int | str) -> np.ndarray:
+        """(H, W, 3) float32 unit normals in the world, on the camera's side; see `depth_normals`.
+
+        Raises:
+            ValueError: the image has no camera.
+        """
+        from .normals import depth_normals
+
+        i = self.index(image)
+        return depth_normals(self.network_camera(i), self.depth(i))
+
     def valid(self, image: int | str, min_confidence: float | None = None) -> np.ndarray:
         """(H, W) bool at network size: pixels with a depth and enough confidence."""
         view = self.views[self.index(image)]
@@ -355,6 +368,7 @@ class Scene:
         voxel: float | None = None,
         masks: Sequence[np.ndarray | None] | None = None,
         component: int = 0,
+        normals: bool = False,
     ) -> PointCloud:
         """Gather the points of one component.
 
@@ -365,6 +379,8 @@ class Scene:
                 confidence, before `max_points` applies.
             masks: per image, (H, W) bool at network size, True = use; None = use all.
             component: which component.
+            normals: also the normals of the surface; points whose neighbours determine none look at
+                their camera.
 
         Raises:
             ValueError: a mask of a wrong size, a voxel <= 0, or a component that does not exist.
@@ -379,6 +395,8 @@ class Scene:
         if max_points is not None and voxel is None and total > max_points:
             flat = _draw(flat, total, max_points)
         cloud = _gather(self.views, members, flat)
+        if normals:
+            cloud = replace(cloud, normals=self._normals_at(members, flat, cloud))
         if voxel is None:
             return cloud
         cloud = _voxelise(cloud, voxel)
@@ -386,6 +404,18 @@ class Scene:
             (rows,) = _draw([np.arange(len(cloud))], len(cloud), max_points)
             cloud = _take(cloud, rows)
         return cloud
+
+    def _normals_at(
+        self, members: Sequence[int], flat: Sequence[np.ndarray], cloud: PointCloud
+    ) -> np.ndarray:
+        found = [self.normals(i).reshape(-1, 3)[f] for i, f in zip(members, flat, strict=True)]
+        normals = np.concatenate(found)
+        centers = np.zeros((len(self), 3))
+        for i in members:
+            centers[i] = _placed(self.views[i]).center
+        none = np.isnan(normals[:, 0])
+        normals[none] = _unit(centers[cloud.view[none]] - cloud.points[none])
+        return normals
 
     def extent(self, component: int = 0) -> float:
         """Size of a component: from its cameras and the bulk (5..95 %) of its points."""
@@ -517,12 +547,23 @@ def _gather(
 
 def _take(cloud: PointCloud, rows: np.ndarray) -> PointCloud:
     return PointCloud(
-        cloud.points[rows], cloud.colors[rows], cloud.confidence[rows], cloud.view[rows]
+        cloud.points[rows],
+        cloud.colors[rows],
+        cloud.confidence[rows],
+        cloud.view[rows],
+        None if cloud.normals is None else cloud.normals[rows],
     )
 
 
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """(N, 3) float32 of length 1; the null vector becomes the z axis."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = np.where(length > 1e-12, vectors / np.maximum(length, 1e-12), [0.0, 0.0, 1.0])
+    return unit.astype(np.float32)
+
+
 def _voxelise(cloud: PointCloud, voxel: float) -> PointCloud:
-    """Confidence-weighted mean of the points of each voxel; best confidence and its image."""
+    """Confidence-weighted means in each voxel; best confidence and its image."""
     if not len(cloud):
         return cloud
     cells = np.floor(cloud.points.astype(np.float64) / voxel).astype(np.int64)
@@ -534,9 +575,13 @@ def _voxelise(cloud: PointCloud, voxel: float) -> PointCloud:
     points = np.add.reduceat(cloud.points[order] * weight, first) / total
     colors = np.add.reduceat(cloud.colors[order] * weight, first) / total
     best = order[first]
+    normals = cloud.normals
+    if normals is not None:
+        normals = _unit(np.add.reduceat(normals[order] * weight, first))
     return PointCloud(
         points.astype(np.float32),
         colors.round().astype(np.uint8),
         cloud.confidence[best],
         cloud.view[best],
+        normals,
     )

@@ -13,25 +13,28 @@ from ._files import written_at_once
 if TYPE_CHECKING:
     from ..scene import PointCloud, Scene
 
-_VERTEX = np.dtype(
-    [
-        *((axis, "<f4") for axis in "xyz"),
-        *((color, "u1") for color in ("red", "green", "blue")),
-        ("confidence", "<f4"),
-    ]
-)
+_NORMAL = ("nx", "ny", "nz")
+_COLOR = ("red", "green", "blue")
 
 
-def save_ply(scene: Scene, path: Path, *, max_points: int | None = None, **selection: Any) -> Path:
+def save_ply(
+    scene: Scene,
+    path: Path,
+    *,
+    max_points: int | None = None,
+    normals: bool = True,
+    **selection: Any,
+) -> Path:
     """Write the points of one component as binary PLY in the scene's own world frame.
 
     Args:
         scene: what to write.
         path: the file.
         max_points: None writes all.
+        normals: also the normals of the surface.
         **selection: `min_confidence`, `voxel`, `masks`, `component` of `Scene.point_cloud`.
     """
-    cloud = scene.point_cloud(max_points=max_points, **selection)
+    cloud = scene.point_cloud(max_points=max_points, normals=normals, **selection)
     write_ply(path, cloud, ply_comments(scene))
     return path
 
@@ -47,18 +50,20 @@ def ply_comments(scene: Scene) -> list[str]:
 
 
 def write_ply(path: Path, cloud: PointCloud, comments: Sequence[str] = ()) -> None:
-    """Write points with uchar red, green, blue and float confidence, little-endian."""
-    vertices = np.empty(len(cloud), dtype=_VERTEX)
-    for k, axis in enumerate("xyz"):
-        vertices[axis] = cloud.points[:, k]
-    for k, color in enumerate(("red", "green", "blue")):
-        vertices[color] = cloud.colors[:, k]
-    vertices["confidence"] = cloud.confidence
-    names = {"f": "float", "u": "uchar"}
+    """Write points, normals if there are any, uchar colours and float confidence, little-endian."""
+    columns = dict(zip("xyz", cloud.points.T, strict=True))
+    if cloud.normals is not None:
+        columns |= zip(_NORMAL, cloud.normals.T, strict=True)
+    columns |= zip(_COLOR, cloud.colors.T, strict=True)
+    columns["confidence"] = cloud.confidence
+    kinds = [(name, "u1" if name in _COLOR else "<f4") for name in columns]
+    vertices = np.empty(len(cloud), dtype=kinds)
+    for name, values in columns.items():
+        vertices[name] = values
     header = ["ply", "format binary_little_endian 1.0"]
     header += [f"comment {line}" for line in comments]
     header += [f"element vertex {len(cloud)}"]
-    header += [f"property {names[_VERTEX[name].kind]} {name}" for name in _VERTEX.names or ()]
+    header += [f"property {'uchar' if kind == 'u1' else 'float'} {name}" for name, kind in kinds]
     header += ["end_header", ""]
     with written_at_once(path) as temporary, temporary.open("wb") as file:
         file.write("\n".join(header).encode("ascii"))

@@ -73,8 +73,8 @@ def test_ply(plane_scene, tmp_path):
     header, body = raw.split(b"end_header\n", 1)
     assert b"comment axes: OpenCV, x right, y down, z forward" in header
     assert b"comment unit: arbitrary" in header and b"property float confidence" in header
-    assert len(body) == len(cloud) * 19
-    assert struct.unpack_from("<f", body, 15)[0] == cloud.confidence[0]
+    assert len(body) == len(cloud) * 31
+    assert struct.unpack_from("<f", body, 27)[0] == cloud.confidence[0]
 
 
 def test_ply_selection(plane_scene, tmp_path):

@@ -6,7 +6,7 @@ streams of its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -133,17 +133,22 @@ def _panes(rng: SceneRandom, layout: Layout) -> tuple[Tensor, Tensor]:
     return center, half
 
 
-def moved_scene(scene: SceneBatch, extras: Extras, view: int, eye: Tensor) -> SceneBatch:
-    """Return the scene as it is when a view is taken, with the light of that view only.
+def moved_scenes(scene: SceneBatch, extras: Extras, eye: Float[Tensor, "b v 3"]) -> SceneBatch:
+    """Return one scene of one view for each view (B V), as it is when that is taken.
 
-    An object that would come close to the camera (`eye`, (B, 3)) stays where it was.
+    An object that would come close to the camera (`eye`) stays where it was.
     """
-    step = extras.shift_m[:, view]
-    moved = scene.center + extras.moving[..., None] * step[:, None]
+    V = scene.num_views
+    step = extras.moving[:, None, :, None] * extras.shift_m[:, :, None]  # (B, V, P, 3)
+    moved = scene.center[:, None] + step
     reach = scene.half_size.norm(dim=-1) + 0.1 * scene.unit_m[:, None]
-    near = (moved - eye[:, None]).norm(dim=-1) < 1.5 * reach
-    clear = ~(near & extras.moving).any(1)
-    center = torch.where(clear[:, None, None], moved, scene.center)
-    names = ("sun_direction", "sun_color", "ambient", "lamp_position", "lamp_color")
-    light = {name: getattr(scene, name)[:, view : view + 1] for name in names}
-    return replace(scene, center=center, **light)
+    near = (moved - eye[:, :, None]).norm(dim=-1) < 1.5 * reach[:, None]
+    stays = (near & extras.moving[:, None]).any(-1)[..., None, None]
+    center = torch.where(stays, scene.center[:, None], moved)
+    values = {"center": center.flatten(0, 1)}
+    for name in ("sun_direction", "sun_color", "ambient", "lamp_position", "lamp_color"):
+        values[name] = getattr(scene, name).flatten(0, 1)[:, None]
+    for name in (f.name for f in fields(SceneBatch)):
+        if name not in values:
+            values[name] = getattr(scene, name).repeat_interleave(V, 0)
+    return SceneBatch(**values)

@@ -13,7 +13,7 @@ from ..views import ViewBatch
 from .cameras import FAR_M, CameraOptions, CameraSet, pixel_directions, place_cameras
 from .correspondence import overlap_matrix
 from .facades import paint_facades
-from .features import Extras, draw_extras, moved_scene
+from .features import Extras, draw_extras, moved_scenes
 from .layout import draw_layouts
 from .materials import build_scene
 from .panoramas import Panoramas, painted_panoramas
@@ -113,13 +113,13 @@ class ProceduralScenes:
         indices = torch.arange(start_index, start_index + batch_size, device=self.device)
         rng = SceneRandom.from_indices(self.seed, indices)
         scene, cameras, extras = self._stage(rng)
-        views = self._render(scene, cameras, extras, (0.0, 0.0))
-        radiance = views.rgb.clamp(max=_WHITE)
+        origin = cameras.world_from_cam[..., :3, 3]
+        now = moved_scenes(scene, extras, origin) if "movers" in self.features else scene
+        views = self._render(now, cameras, (0.0, 0.0))
+        samples = [views]
         if self.samples_per_pixel == 3:
-            for shift in _SHIFTS_PX:
-                sample = self._render(scene, cameras, extras, shift)
-                radiance = radiance + sample.rgb.clamp_(max=_WHITE)
-            radiance /= 3.0
+            samples += [self._render(now, cameras, shift) for shift in _SHIFTS_PX]
+        radiance = self._light_of(samples, scene, cameras, extras)
         depth = views.depth
         valid = (views.surface_id >= 0) & (depth < FAR_M) & ~views.inside
         if "movers" in self.features:
@@ -140,38 +140,42 @@ class ProceduralScenes:
         return replace(result, overlap=overlap_matrix(result))
 
     def _render(
-        self, scene: SceneBatch, cameras: CameraSet, extras: Extras, shift_px: tuple[float, float]
+        self, scene: SceneBatch, cameras: CameraSet, shift_px: tuple[float, float]
     ) -> RenderedViews:
+        """Render B scenes of V views, or B V scenes of one view each."""
         K = cameras.K.clone()
         K[..., 0, 2] -= shift_px[0]
         K[..., 1, 2] -= shift_px[1]
-        if "movers" not in self.features:
-            return self._shoot(scene, K, cameras.world_from_cam, extras)
-        origin = cameras.world_from_cam[..., :3, 3]
-        parts = []
-        for v in range(self.num_views):
-            now, view = moved_scene(scene, extras, v, origin[:, v]), slice(v, v + 1)
-            parts.append(self._shoot(now, K[:, view], cameras.world_from_cam[:, view], extras))
-        names = [f.name for f in fields(RenderedViews)]
-        return RenderedViews(**{n: torch.cat([getattr(p, n) for p in parts], 1) for n in names})
-
-    def _shoot(
-        self, scene: SceneBatch, K: Tensor, world_from_cam: Tensor, extras: Extras
-    ) -> RenderedViews:
-        """Render, and add what panoramas, polish and glass do."""
-        size = self.height, self.width
+        shape = scene.batch_size, scene.num_views
         views = render(
-            *(scene, self._table, K, world_from_cam, *size),
+            scene,
+            self._table,
+            K.view(*shape, 3, 3),
+            cameras.world_from_cam.view(*shape, 4, 4),
+            self.height,
+            self.width,
             shadows=self.shadows,
             kernel=self.kernel,
         )
-        if self._panoramas is None:
+        if shape == K.shape[:2]:
             return views
-        rays = pixel_directions(K, world_from_cam[..., :3, :3], *size)
-        rays = rays.view(*views.depth.shape, 3)
-        origin = world_from_cam[..., :3, 3]
-        rgb = surround(views, scene, extras, self._panoramas, rays, origin)
-        return replace(views, rgb=rgb)
+        values = {f.name: getattr(views, f.name) for f in fields(views)}
+        return RenderedViews(**{n: v.view(*K.shape[:2], *v.shape[2:]) for n, v in values.items()})
+
+    def _light_of(
+        self, samples: list[RenderedViews], scene: SceneBatch, cameras: CameraSet, extras: Extras
+    ) -> Tensor:
+        """Mean radiance of the samples, with what panoramas, polish and glass do."""
+        if self._panoramas is None:
+            radiance = samples[0].rgb.clamp(max=_WHITE)
+            for sample in samples[1:]:
+                radiance = radiance + sample.rgb.clamp_(max=_WHITE)
+            return radiance / len(samples) if len(samples) > 1 else radiance
+        rotation, origin = cameras.world_from_cam[..., :3, :3], cameras.world_from_cam[..., :3, 3]
+        rays = pixel_directions(cameras.K, rotation, self.height, self.width)
+        rays = rays.view(*samples[0].depth.shape, 3)
+        lit = surround(samples, scene, extras, self._panoramas, rays, origin, _WHITE)
+        return lit.clamp_(max=_WHITE)
 
     def batches(self, batch_size: int, start_index: int = 0) -> Iterator[ViewBatch]:
         """Yield consecutive batches for ever."""

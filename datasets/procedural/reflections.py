@@ -6,6 +6,8 @@ has none: it dims what is behind a little and mirrors the panorama over it, as w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,48 +21,48 @@ Vec = tuple[Tensor, Tensor, Tensor]
 
 
 def surround(
-    views: RenderedViews,
+    samples: Sequence[RenderedViews],
     scene: SceneBatch,
     extras: Extras,
     panoramas: Panoramas,
     direction: Float[Tensor, "b v h w 3"],
     origin: Float[Tensor, "b v 3"],
+    white: float,
 ) -> Float[Tensor, "b v h w 3"]:
-    """Return the radiance with the panorama behind, in and over everything.
+    """Return the mean radiance with the panorama behind, in and over everything.
 
     Args:
-        views: as rendered.
-        scene: that was rendered; with movers, that of these views.
+        samples: the views, rendered through slightly shifted pixels; the first through their
+            centres, where polish and glass are looked at, too.
+        scene: that was rendered; movers may stand elsewhere in it.
         extras: what there is to add.
         panoramas: of mean 1; they are as bright as the sky of the scene.
-        direction: of the pixels, world, of unit z in the camera.
+        direction: of the pixel centres, world, of unit z in the camera.
         origin: of the cameras.
+        white: largest radiance of a sample.
     """
-    rgb = views.rgb
+    views = samples[0]
     light = scene.sky_color.mean((1, 2))
-    sky = (views.surface_id < 0) & extras.open_air[:, None, None, None]
-    rows = torch.nonzero(sky.flatten())[:, 0]
+    covered = torch.zeros_like(views.depth)
+    rgb = torch.zeros_like(views.rgb)
+    for sample in samples:
+        sky = (sample.surface_id < 0) & extras.open_air[:, None, None, None]
+        covered += sky
+        rgb += sample.rgb.clamp(max=white).masked_fill_(sky[..., None], 0.0)
+    covered, rgb = covered / len(samples), rgb / len(samples)
+    rows = torch.nonzero(covered.flatten())[:, 0]
     if rows.numel():
         pixels = _Pixels.at(rows, views, direction, extras, light)
-        rgb = _written(
-            rgb, rows, panoramas.look(pixels.picture, pixels.unit, pixels.turn) * pixels.light
-        )
+        seen = panoramas.look(pixels.picture, pixels.unit, pixels.turn) * pixels.light
+        share = covered.flatten()[rows, None]
+        rgb.view(-1, 3).index_add_(0, rows, seen.clamp_(max=white) * share)
     strength = extras.glossy.gather(1, views.surface_id.clamp(min=0).flatten(1).long())
     strength = strength * (views.surface_id.flatten(1) >= 0)
-    rows = torch.nonzero(strength.flatten() > 0)[:, 0]
+    rows = torch.nonzero(strength.flatten())[:, 0]
     if rows.numel():
-        rgb = _polish(
-            rgb,
-            rows,
-            strength.flatten()[rows],
-            views,
-            scene,
-            extras,
-            panoramas,
-            direction,
-            origin,
-            light,
-        )
+        strength = strength.flatten()[rows]
+        rest = (views, scene, extras, panoramas, direction, origin, light)
+        rgb = _polish(rgb, rows, strength, *rest)
     for pane in range(extras.pane_half.shape[1]):
         rgb = _glaze(rgb, pane, views, extras, panoramas, direction, origin, light)
     return rgb

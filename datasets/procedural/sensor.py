@@ -54,7 +54,7 @@ class Sensor:
             periods=rng.uniform(0.3, 3.0, V),
             phase_rad=rng.uniform(0.0, 2.0 * math.pi, V),
             start=rng.integers(table_size, V),
-            mosaic=rng.chance(0.75, 1).expand(-1, V),
+            mosaic=rng.chance(0.5, 1).expand(-1, V),
         )
         return sensor._map(lambda x: x.flatten(0, 1))
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..inference.matching.methods import MATCHERS, Matcher
 from .match_metrics import MatchesLike
 from .network import NetworkMatcher
 from .runner import PairMethod
@@ -41,12 +42,14 @@ def make_method(name: str, *, device: str = "auto", size: int | None = None) -> 
     Args:
         name: "sift"; "sift@640", SIFT on images of that long side; "module:function" or
             "file.py:function", a function of two image paths, see `FunctionMethod`; else a
-            checkpoint as `load_model` takes it.
+            checkpoint as `load_model` takes it, perhaps with a matcher of `MATCHERS`, as in
+            "weav3r-small:gated".
         device: of a checkpoint.
         size: long side of a checkpoint's input; None takes its best.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such checkpoint, module, file or function.
+        FileNotFoundError, ValueError: there is no such checkpoint, module, file or function, or
+            the checkpoint lacks the descriptors that the matcher needs.
     """
     if name == "sift":
         return SiftMethod()
@@ -55,16 +58,26 @@ def make_method(name: str, *, device: str = "auto", size: int | None = None) -> 
         if not pixels.isdigit():
             raise ValueError(f"method {name}: expected a size in pixels after the @")
         return SiftMethod(max_size=int(pixels))
-    module, colon, function = name.rpartition(":")
-    if colon and function.isidentifier():
+    if not is_checkpoint(name):
+        module, _, function = name.rpartition(":")
         return FunctionMethod(name, _load_function(module, function))
-    return NetworkMatcher(name, device=device, size=size)
+    checkpoint, matcher = split_matcher(name)
+    return NetworkMatcher(checkpoint, device=device, size=size, matcher=matcher)
 
 
 def is_checkpoint(name: str) -> bool:
     """Whether `make_method` would load a network for a name."""
-    module, colon, function = name.rpartition(":")
+    _, colon, function = split_matcher(name)[0].rpartition(":")
     return not (name == "sift" or name.startswith("sift@") or colon and function.isidentifier())
+
+
+def split_matcher(name: str) -> tuple[str, Matcher | None]:
+    """The checkpoint and the matcher of "weav3r-small:gated"; None where none is named."""
+    checkpoint, _, last = name.rpartition(":")
+    for matcher in MATCHERS:
+        if checkpoint and last == matcher and Path(checkpoint).suffix != ".py":
+            return checkpoint, matcher
+    return name, None
 
 
 def _load_function(module: str, function: str) -> Callable[[Path, Path], Any]:

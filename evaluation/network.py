@@ -11,7 +11,7 @@ from ..inference.defaults import inference_size
 from ..inference.images import View, load_images
 from ..inference.localization.ranking import Ranking
 from ..inference.matching.descriptors import Matches
-from ..inference.matching.methods import MatcherOptions, match_views, matcher_options
+from ..inference.matching.methods import Matcher, MatcherOptions, match_views, matcher_options
 from ..inference.predict import encode_views, predict_pairs
 from ..models.loading import load_model
 from ..models.two_view import EncodedImages, TwoViewModel
@@ -29,6 +29,7 @@ class NetworkMatcher:
         *,
         device: str = "auto",
         size: int | None = None,
+        matcher: Matcher | None = None,
         options: MatcherOptions | None = None,
         cached_images: int = 32,
     ) -> None:
@@ -38,12 +39,14 @@ class NetworkMatcher:
             model: a loaded model, or anything that `load_model` takes.
             device: where it runs; ignored for a loaded model.
             size: long side of the network's input in pixels; None takes the model's best.
-            options: of the matcher; None takes the default for the checkpoint.
+            matcher: its name, as of `weav3r.match`; None: that of the options, or the default for
+                the checkpoint.
+            options: of the matcher; None takes its defaults.
             cached_images: encoded images that are kept.
         """
         self.model = model if isinstance(model, TwoViewModel) else load_model(model, device=device)
         self.size = inference_size(self.model) if size is None else size
-        self.options = matcher_options(None, options, self.model.config.descriptor_dim > 0)
+        self.options = matcher_options(matcher, options, self.model.config.descriptor_dim > 0)
         self.cached_images = cached_images
         self._cache: OrderedDict[Path, tuple[View, EncodedImages]] = OrderedDict()
 

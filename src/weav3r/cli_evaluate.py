@@ -20,7 +20,10 @@ def evaluate(
     sets: Annotated[str | None, typer.Option(help="Comma-separated; default: all.")] = None,
     methods: Annotated[
         str,
-        typer.Option(help="Comma-separated: checkpoints, sift, sift@SIZE, module:function."),
+        typer.Option(
+            help="Comma-separated: checkpoints, perhaps with :MATCHER, sift, sift@SIZE, "
+            "module:function."
+        ),
     ] = "weav3r-small,sift",
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="A checkpoint, instead of --methods.")

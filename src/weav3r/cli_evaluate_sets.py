@@ -74,13 +74,13 @@ def evaluate_sets(run: SetRun, stage: Stage) -> list[AnyReport]:
     """Measure; one report a task, in the order of the tasks."""
     from .evaluation.localization_runner import LocalizationSettings, evaluate_localization
     from .evaluation.map_free import MapFreeSettings, evaluate_map_free
-    from .evaluation.methods import is_checkpoint, make_method
+    from .evaluation.methods import is_checkpoint, make_method, split_matcher
     from .evaluation.network import NetworkMatcher
     from .evaluation.runner import evaluate_pairs
 
     check_run(run)
     for name in filter(is_checkpoint, run.methods):
-        prepare_model(name)
+        prepare_model(split_matcher(name)[0])
     maps = _maps(run) if "localization" in run.tasks else []
     methods = {name: make_method(name, device=run.device, size=run.size) for name in run.methods}
     networks = {name: m for name, m in methods.items() if isinstance(m, NetworkMatcher)}

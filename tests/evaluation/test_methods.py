@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import weav3r
-from weav3r.evaluation.methods import is_checkpoint, make_method
+from weav3r.evaluation.methods import is_checkpoint, make_method, split_matcher
 from weav3r.evaluation.network import NetworkMatcher
 from weav3r.evaluation.provenance import describe_method
 from weav3r.evaluation.sift import SiftMethod
+from weav3r.inference.matching.methods import ReciprocalOptions
 
 FUNCTION = """
 from weav3r.evaluation.match_metrics import PairMatches
@@ -49,6 +50,27 @@ def test_any_function_of_two_paths(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give an installed module or file.py:function"):
         make_method("no_such_module:corners")
     assert callable(make_method("os.path:join"))
+
+
+def test_a_checkpoint_with_a_matcher(eval_root: Path, tmp_path: Path) -> None:
+    images = eval_root / "sets" / "wall" / "images"
+    method = make_method("weav3r-small:reciprocal", device="cpu", size=96)
+    assert isinstance(method, NetworkMatcher)
+    assert method.options == ReciprocalOptions() and method.description["both_orders"] is True
+    found = method(images / "a.png", images / "b.png")
+    theirs = weav3r.match(
+        images / "a.png", images / "b.png", method.model, size=96, matcher="reciprocal"
+    )
+    np.testing.assert_allclose(found.xy1, theirs.xy1, atol=1e-4)
+    assert is_checkpoint("weav3r-small:gated") and is_checkpoint("folder/model.pth:anchors")
+    assert split_matcher("weav3r-small:gated") == ("weav3r-small", "gated")
+    assert split_matcher("weav3r-small") == ("weav3r-small", None)
+    mine = tmp_path / "mine.py"
+    mine.write_text(FUNCTION.replace("corners", "gated"))
+    assert not is_checkpoint(f"{mine}:gated")
+    assert len(make_method(f"{mine}:gated")(Path("a"), Path("b")).xy1) == 1
+    with pytest.raises(ValueError, match="give an installed module"):
+        make_method("weav3r-small:nearest")
 
 
 def test_a_checkpoint_encodes_once_and_matches_as_the_library_does(eval_root: Path) -> None:

@@ -12,6 +12,7 @@ from measuring import finish, parser, seconds_of
 
 from weav3r.datasets.procedural.correspondence import sample_correspondences
 from weav3r.datasets.procedural.generator import ProceduralScenes
+from weav3r.datasets.procedural.switches import FEATURES
 
 
 def main() -> int:
@@ -22,10 +23,17 @@ def main() -> int:
     options.add_argument("--batch", type=int, default=4, help="scenes a batch")
     options.add_argument("--kernel", default="auto", help="auto, torch, numba or triton")
     options.add_argument("--device", default="cpu")
+    options.add_argument("--features", nargs="*", default=[], choices=FEATURES)
     args = options.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    scenes = ProceduralScenes(args.height, args.width, device=args.device, kernel=args.kernel)
+    scenes = ProceduralScenes(
+        args.height,
+        args.width,
+        device=args.device,
+        kernel=args.kernel,
+        features=args.features,
+    )
     batch = scenes.batch(0, args.batch)  # compiles the kernels and builds the textures
 
     def render() -> None:

@@ -19,8 +19,9 @@ _INNER_SHARE = 0.75
 _RADIUS_LONG_SIDES = 1 / 16
 _RADIUS_SHARES = (0.25, 0.5)  # narrower windows that are tried
 _RADIUS_HOLDS = 0.98
-_AGREEMENT, _FEWEST = 0.995, 64
-_SAMPLE = 384
+# Windows pay where most of the sample is believed.
+_AGREEMENT, _FEWEST_SHARE = 0.995, 0.5
+_SAMPLE = 192
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class Gate:
         """Compare windows with exact look-ups on a sample of pixels.
 
         The narrowest window is taken that holds nearly all that the widest does, and the lowest
-        similarity above which the best of a window is that of the whole view in 99.5 %.
+        similarity above which the best of a window is that of the whole view in 99.5 %. Where that
+        is less than half of the sample, no window is believed.
 
         Args:
             view: 0 or 1, where the pixels come from.
@@ -76,27 +78,32 @@ class Gate:
         """
         if self.strict:
             return GateTrust(self.radius_px, -math.inf)
-        index = index[:: max(1, len(index) // _SAMPLE)]
+        index = index[:: max(1, -(-len(index) // _SAMPLE))]
         queries, expected = rows[index], self._expected(view, index)
         exact = other.nearest(queries)
-        off = _off(exact, expected, other)
-        radius = self.radius_px
-        held = (off <= _INNER_SHARE * radius).sum()
-        for share in _RADIUS_SHARES:
-            narrow = share * self.radius_px
-            if (off <= _INNER_SHARE * narrow).sum() >= _RADIUS_HOLDS * held:
-                radius = narrow
-                break
+        radius = self._narrowest(_off(exact, expected, other))
+        if radius is None:
+            return GateTrust(self.radius_px, math.inf)
         found, similar = _within(queries, expected, radius, other)
         order = similar.argsort(descending=True, stable=True)
         order = order[similar[order].isfinite()]
-        share = (found == exact)[order].double().cumsum(0) / torch.arange(
-            1, len(order) + 1, device=order.device
-        )
-        good = (share >= _AGREEMENT).nonzero()[:, 0]
-        if len(good) == 0 or int(good[-1]) + 1 < _FEWEST:
+        wrong = (found != exact)[order].cumsum(0)
+        number = torch.arange(1, len(order) + 1, device=order.device)
+        believed = (wrong <= (1 - _AGREEMENT) * number).nonzero()[:, 0]
+        if len(believed) == 0 or int(believed[-1]) < _FEWEST_SHARE * len(index):
             return GateTrust(radius, math.inf)
-        return GateTrust(radius, float(similar[order[good[-1]]]))
+        return GateTrust(radius, float(similar[order[believed[-1]]]))
+
+    def _narrowest(self, off: Tensor) -> float | None:
+        """Half the side of the window for (N,) distances; None where even the widest holds few."""
+        held = (off <= _INNER_SHARE * self.radius_px).sum()
+        if held < _FEWEST_SHARE * len(off):
+            return None
+        for share in _RADIUS_SHARES:
+            narrow = share * self.radius_px
+            if (off <= _INNER_SHARE * narrow).sum() >= _RADIUS_HOLDS * held:
+                return narrow
+        return self.radius_px
 
     def nearest(
         self, view: int, index: Tensor, queries: Tensor, other: DescriptorTiles, trust: GateTrust

@@ -28,6 +28,7 @@ from .known.sfm import group_key, hold_known, known_camera, seed_model, weigh_fo
 from .known.values import Given
 from .matching.descriptors import Matches
 
+_FAR_FOCAL, _FOCAL_ATTEMPTS = 1.3, 3  # ratio of found and guessed focal length; mappings at most
 _FOCAL_SHARES = (0.1, 50.0)  # of the long side: beyond are degenerate solutions, not lenses
 
 
@@ -180,6 +181,7 @@ def reconstruct_from_matches(
                     again = Path(folder) / f"again{attempt}"
                     again.mkdir()
                     best = _map_best(database_path, again, len(views), options, given)
+            best = _from_found_focals(database_path, Path(folder), best, len(views), options, given)
     return SfmResult(best, verdicts)
 
 
@@ -195,6 +197,49 @@ def _map_best(
         if _registered(best) == count:
             break
     return best
+
+
+def _from_found_focals(
+    database_path: Path,
+    folder: Path,
+    models: list[SparseModel],
+    count: int,
+    options: SfmOptions,
+    given: Given,
+) -> list[SparseModel]:
+    """Map again from the focal lengths found where they are far from those guessed.
+
+    From a far guess bundle adjustment stops half-way, with cameras that turn too little or too
+    much; a photo of a small thing from afar hardly shows its focal length.
+    """
+    for attempt in range(_FOCAL_ATTEMPTS):
+        if not models or not _take_found_focals(database_path, models[0]):
+            break
+        again = folder / f"focal{attempt}"
+        again.mkdir()
+        found = _map_best(database_path, again, count, options, given)
+        if _registered(found) < _registered(models):
+            break
+        models = found
+    return models
+
+
+def _take_found_focals(database_path: Path, model: SparseModel) -> bool:
+    """Write a model's focal lengths into the database; say whether any was far from its guess."""
+    far = False
+    with pycolmap.Database.open(database_path) as database:
+        cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
+        for image in database.read_all_images():
+            camera = cameras[image.camera_id]
+            found = model.cameras.get(image.image_id - 1)
+            if found is None or camera.has_prior_focal_length:
+                continue
+            ratio = found.focal_px / camera.mean_focal_length()
+            if max(ratio, 1 / ratio) > _FAR_FOCAL:
+                far = True
+                camera.params = [found.focal_px, *camera.params[1:]]
+                database.update_camera(camera)
+    return far
 
 
 def _unexplained(

@@ -9,6 +9,7 @@ import torch
 
 from weav3r.geometry.camera import Camera
 from weav3r.geometry.ledger import Ledger
+from weav3r.inference import sfm
 from weav3r.inference.images import View
 from weav3r.inference.matching.descriptors import Matches
 from weav3r.inference.sfm import (
@@ -146,6 +147,20 @@ def test_look_alikes_are_told_by_their_surest_matches() -> None:
     refused = {pair: v.reason for pair, v in result.pairs.items() if not v.accepted}
     assert sorted(refused) == wrong
     assert all("of the surest matches fit" in reason for reason in refused.values())
+
+
+@pytest.mark.parametrize(("guess", "mappings"), [(250.0, 2), (570.0, 1)])
+def test_mapping_starts_again_from_a_focal_length_far_from_its_guess(
+    guess, mappings, monkeypatch
+) -> None:
+    truth = make_cameras(4)
+    graph = make_graph(truth, [(i, j) for i in range(4) for j in range(i + 1, 4)], outliers=0.1)
+    folders = []
+    original = sfm._map_best
+    monkeypatch.setattr(sfm, "_map_best", lambda *a: folders.append(a[1].name) or original(*a))
+    result = reconstruct_from_matches([make_view(i) for i in range(4)], graph, [guess] * 4)
+    assert len(folders) == mappings
+    assert result.models[0].cameras[0].focal_px == pytest.approx(FOCAL, rel=0.03)
 
 
 def test_photos_beyond_an_overlap_keep_their_component() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from weav3r.datasets.procedural import generator
 from weav3r.datasets.procedural._packed import pack_scene
 from weav3r.datasets.procedural.correspondence import dense_correspondence
 from weav3r.datasets.procedural.facades import COUNT
@@ -61,6 +63,26 @@ def test_a_scene_is_the_same_in_every_batch(make, full: ViewBatch) -> None:
     whole = full.select(torch.arange(5, 7))
     for name in {field.name for field in dataclasses.fields(ViewBatch)} - {"metric"}:
         assert torch.equal(getattr(whole, name), getattr(part, name)), name
+
+
+def test_every_tensor_is_made_on_the_device_asked_for(
+    make, full: ViewBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With another default device, a forgotten `device=` would mix two devices and raise."""
+
+    def on_cpu(function: Callable) -> Callable:
+        def wrapped(*args, **kwargs):
+            with torch.device("cpu"):
+                return function(*args, **kwargs)
+
+        return wrapped
+
+    scenes = make(*FEATURES)
+    for name in ("render", "cast"):
+        monkeypatch.setattr(generator, name, on_cpu(getattr(generator, name)))
+    with torch.device("meta"):
+        again = scenes.batch(0, _SCENES)
+    assert torch.equal(again.images, full.images)
 
 
 @pytest.mark.parametrize("feature", ["panoramas", "facades", "glossy", "glass", "sensor"])

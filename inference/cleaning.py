@@ -1,4 +1,4 @@
-"""Masks of points to leave out: those that float in front of other photos' surfaces, and sky.
+"""Masks of points to leave out: floating in front of other photos' surfaces, sky, far away.
 
 Confidences are never changed: a mask is an answer of its own, and thresholds keep their meaning.
 """
@@ -169,6 +169,27 @@ def sky_mask(rgb: np.ndarray) -> np.ndarray:
     kept = np.flatnonzero(sizes > sizes.max() / 2)
     kept = np.intersect1d(kept, np.unique(pieces[:3]))
     return np.isin(pieces, kept)
+
+
+def near_mask(depth: np.ndarray, times: float) -> np.ndarray:
+    """Find the pixels at most `times` as far away as the median of their photo.
+
+    Args:
+        depth: (H, W), NaN or <= 0 where there is none; such pixels are True.
+        times: the limit as a multiple of the median depth.
+
+    Returns:
+        (H, W) bool, True = keep.
+
+    Raises:
+        ValueError: `times` is not positive.
+    """
+    if not times > 0:
+        raise ValueError(f"a distance limit is a positive multiple of the median, got {times}")
+    known = np.isfinite(depth) & (depth > 0)
+    if not known.any():
+        return np.ones(depth.shape, dtype=bool)
+    return ~(known & (depth > times * float(np.median(depth[known]))))
 
 
 def joined(masks: Sequence[Mapping[int, np.ndarray]], count: int) -> list[np.ndarray | None]:

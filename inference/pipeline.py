@@ -43,6 +43,7 @@ from .job.store import JobStore
 from .known.cameras import with_known_depth
 from .known.values import KnownSource, as_known, masked_matches, masked_samples, resolve, with_masks
 from .matching.descriptors import MatchingOptions, merge_matches
+from .observer import Observer, show_depth, with_first_guesses
 from .predict import Precision, encode_views, mixed_precision, predict_pairs
 from .progress import Progress, make_progress
 from .report import EdgeReport, SceneReport
@@ -81,6 +82,7 @@ def reconstruct(
     max_memory: str | int | None = None,
     engine: Engine = "local",
     progress: bool | Callable[[str, int, int], None] = True,
+    observer: Observer | None = None,
 ) -> Scene:
     """Reconstruct cameras and dense geometry from photos of one place.
 
@@ -118,7 +120,9 @@ def reconstruct(
             `weav3r.inference.cluster.connection.RayOptions`, which may be given instead; the scene
             is that of a local run with a job, to the bit on equal processors.
         progress: False for silence, True for a bar in the terminal, or a function that receives
-            (stage, done, total).
+            (stage, done, total). Whatever it raises ends the work.
+        observer: receives an `EarlyDepth` of each photo: the network's first guess, with neither
+            `job` nor a cluster, and later the depth of the scene.
 
     Returns:
         The scene, with every connected set of photos as a component of its own. World frame of a
@@ -189,9 +193,9 @@ def reconstruct(
         if camera_road == "sparse" and len(work.views) > 1:
             work.sparse = sparse or SparseOptions()
             work.stacks = CanonicalStacks(work.views)
-        _decode(work, matching, settings.pair_batch, show)
+        _decode(work, matching, settings.pair_batch, show, observer)
         solution = solve_cameras(work, cameras == "auto", sfm, show)
-        maps = _densify(work, solution, depth_road, sweep, show)
+        maps = _densify(work, solution, depth_road, sweep, show, observer)
         maps = with_known_depth(maps, given, work.views)
     work.timings_s["other"] = time.perf_counter() - start - sum(work.timings_s.values())
     settings = {
@@ -288,6 +292,7 @@ def _decode(
     options: MatchingOptions | None,
     batch_size: int,
     show: Progress,
+    observer: Observer | None,
 ) -> None:
     """Decode every pair once and keep what the solvers need: matches, samples, focal lengths."""
     wanted = work.road in ("matches", "sparse") or work.refine
@@ -308,6 +313,8 @@ def _decode(
             results = predict_pairs(
                 work.model, work.encoded, work.pairs, batch_size, precision=work.precision
             )
+            if observer is not None:
+                results = with_first_guesses(results, work.views, observer)
             evidence = reader.read_all(results)
         else:
             evidence = work.job.evidence(work.pairs, reader)
@@ -347,6 +354,7 @@ def _densify(
     road: str,
     options: SweepOptions | None,
     show: Progress,
+    observer: Observer | None,
 ) -> dict[int, DepthMap]:
     """Dense depth of every photo that has a camera."""
     options = options or SweepOptions()
@@ -356,23 +364,25 @@ def _densify(
     with work.timed("depth"), show.stage("depth", len(cameras)) as advance:
         for i in sorted(cameras):
             others = neighbours[i]
-            if road == "pointmaps" and i in solution.reliefs:
-                maps[i] = solution.reliefs[i]
-                advance(1)
-                continue
             if road == "sweep" and others:
                 compute = partial(
                     _sweep, *(work, cameras, i, others, solution.anchors[i][1], options)
                 )
             else:
                 compute = partial(_fuse, work, i, others, solution.anchors[i])
-            if work.job is None:
+            if road == "pointmaps" and i in solution.reliefs:
+                maps[i] = solution.reliefs[i]
+            elif work.job is None:
                 maps[i] = compute()
             else:
                 used = [i, *others]
                 placed = [(cameras[k].K, cameras[k].cam_from_world) for k in used]
                 inputs = [road, asdict(options), work.keeps_own_maps, placed, solution.anchors[i]]
                 maps[i] = work.job.depth(used, inputs, compute)
+            if observer is not None:
+                show_depth(
+                    *(observer, i, work.views[i], maps[i].depth, maps[i].confidence), final=True
+                )
             advance(1)
         if len(maps) > 1 and road == "sweep":
             shares = check_consistency(maps, cameras, neighbours, options.agreement)

@@ -312,6 +312,7 @@ class Scene:
         sky: bool = False,
         tolerance: float | None = None,
         max_error: float | None = None,
+        max_distance: float | None = None,
     ) -> list[np.ndarray | None]:
         """Make masks for `point_cloud` and the exporters: True = use; see `cleaning`.
 
@@ -321,14 +322,17 @@ class Scene:
             sky: leave out pixels that look like sky.
             tolerance: of `consistent`, as a share of the depth; None measures it.
             max_error: leave out pixels whose `expected_error` is larger, e.g. 0.05.
+            max_distance: leave out pixels farther away than so many times the median of their
+                photo, e.g. 4.
 
         Returns:
             Per image (H, W) bool at network size, or None for all pixels.
 
         Raises:
-            ValueError: `max_error` for a scene whose checkpoint is not calibrated.
+            ValueError: `max_error` for a scene whose checkpoint is not calibrated, or a
+                `max_distance` that is not positive.
         """
-        from .cleaning import Surface, consistency_masks, joined, sky_mask
+        from .cleaning import Surface, consistency_masks, joined, near_mask, sky_mask
 
         found = []
         if consistent:
@@ -343,6 +347,8 @@ class Scene:
         if max_error is not None:
             placed = [i for group in self.components for i in group]
             found.append({i: self._surer_than(i, max_error) for i in placed})
+        if max_distance is not None:
+            found.append({i: near_mask(v.depth, max_distance) for i, v in enumerate(self.views)})
         return joined(found, len(self))
 
     def _surer_than(self, i: int, max_error: float) -> np.ndarray:

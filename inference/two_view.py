@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from ..geometry.pose import RelativePoseEstimate
 from ..models.loading import load_model
@@ -20,6 +20,7 @@ from .matching.coarse_to_fine import CoarseToFineOptions, match_crops
 from .matching.descriptors import Matches
 from .matching.methods import Matcher, MatcherOptions, match_views, matcher_options
 from .matching.warp import Warp, warp_views
+from .pictures import matches_picture
 from .predict import PairResult, Precision, encode_views, predict_pairs
 from .relative_pose import FocalSharing, describe_pose, pose_of_pair
 
@@ -153,22 +154,13 @@ class PairMatch:
 
         Matches that agree with one camera motion are green, the others red.
         """
-        left, right = self.view1.rgb, self.view2.rgb
-        height = max(left.shape[0], right.shape[0])
-        canvas = Image.new("RGB", (left.shape[1] + right.shape[1] + 8, height), (20, 20, 20))
-        canvas.paste(Image.fromarray(left), (0, 0))
-        canvas.paste(Image.fromarray(right), (left.shape[1] + 8, 0))
-        draw = ImageDraw.Draw(canvas, "RGBA")
-        inliers = self._pose.inliers
-        chosen = np.linspace(0, len(self.matches) - 1, min(max_lines, len(self.matches)))
-        chosen = np.unique(chosen.astype(int))
-        a = self.view1.ledger.points_to_network(self.xy1[chosen])
-        b = self.view2.ledger.points_to_network(self.xy2[chosen])
-        for k, p, q in zip(chosen, np.asarray(a), np.asarray(b), strict=True):
-            color = (60, 220, 90, 160) if inliers[k] else (240, 70, 60, 110)
-            end = (float(q[0]) + left.shape[1] + 8, float(q[1]))
-            draw.line([(float(p[0]), float(p[1])), end], fill=color, width=1)
-        return canvas
+        return matches_picture(
+            *(self.view1.rgb, self.view2.rgb),
+            self.view1.ledger.points_to_network(self.xy1),
+            self.view2.ledger.points_to_network(self.xy2),
+            self._pose.inliers,
+            max_lines=max_lines,
+        )
 
 
 def match(

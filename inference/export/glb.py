@@ -8,26 +8,13 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import trimesh
 
+from ..pictures import PointColor, point_colors, source_colors
 from ._files import written_at_once
 
 if TYPE_CHECKING:
     from ...geometry.camera import Camera
-    from ..scene import Scene
+    from ..scene import PointCloud, Scene
 
-# Distinct on light and dark backgrounds; repeated for more cameras than colours.
-_CAMERA_COLORS = np.array(
-    [
-        (230, 60, 50),
-        (50, 140, 240),
-        (70, 180, 70),
-        (245, 160, 30),
-        (150, 90, 210),
-        (40, 190, 190),
-        (235, 90, 170),
-        (150, 140, 40),
-    ],
-    dtype=np.uint8,
-)
 _USHORT = 5123  # glTF component type
 
 
@@ -39,6 +26,8 @@ def save_glb(
     cameras: bool = True,
     camera_size: float | None = None,
     mesh: bool = False,
+    point_size: float | None = None,
+    color: PointColor = "photo",
     component: int = 0,
     **selection: Any,
 ) -> Path:
@@ -56,25 +45,39 @@ def save_glb(
         camera_size: depth of the frusta in scene units; by default a share of the scene's extent
             that shrinks with the number of cameras.
         mesh: surfaces instead of points: one triangle pair per pixel square without a depth jump.
+        point_size: draw each point as a square that faces the camera it comes from, so many times
+            as wide as what it stands for: 1 closes the surfaces. Points have no size in glTF.
+        color: "photo", "source" (the colour of its camera's frustum) or "confidence" (bright is
+            sure; logarithmic, up to the 98th percentile of the component).
         component: which component.
         **selection: `min_confidence`, `voxel` (points only), `masks` of `Scene.point_cloud`.
+
+    Raises:
+        ValueError: nothing to write, an unknown colour, or a point size that is not positive.
     """
+    if point_size is not None and not point_size > 0:
+        raise ValueError(f"point_size must be positive, got {point_size}")
     world = trimesh.Scene()
     if mesh:
-        surface = _surface(scene, component, max_points, **selection)
+        surface = _surface(scene, component, max_points, color, **selection)
         if surface is not None:
             world.add_geometry(surface, geom_name="surface")
     else:
         cloud = scene.point_cloud(max_points=max_points, component=component, **selection)
         if len(cloud):
-            points = trimesh.PointCloud(gltf_from_opencv(cloud.points), colors=_rgba(cloud.colors))
+            colors = cloud.colors, cloud.confidence, cloud.view
+            rgba = _rgba(point_colors(color, *colors, _ceiling(scene, component)))
+            if point_size is None:
+                points = trimesh.PointCloud(gltf_from_opencv(cloud.points), colors=rgba)
+            else:
+                share = len(cloud) / max(1, _count(scene, component, **selection))
+                points = _squares(scene, cloud, rgba, point_size / share**0.5)
             world.add_geometry(points, geom_name="points")
     if cameras:
         members = scene.components[component]
         size = camera_size or scene.extent(component) * 0.06 / max(1.0, len(members) / 20) ** 0.5
         for i in members:
-            color = _CAMERA_COLORS[i % len(_CAMERA_COLORS)]
-            frustum = _frustum(cast("Camera", scene.cameras[i]), size, color)
+            frustum = _frustum(cast("Camera", scene.cameras[i]), size, source_colors(i))
             world.add_geometry(frustum, geom_name=f"camera_{i}_{scene.images[i]}")
     if not world.geometry:
         raise ValueError(
@@ -135,10 +138,48 @@ def _bar(start: np.ndarray, end: np.ndarray, radius: float) -> tuple[np.ndarray,
     return np.concatenate([start + ring, end + ring]), _BAR_FACES
 
 
+def _count(
+    scene: Scene, component: int, min_confidence: float | None = None, masks: Any = None, **_: Any
+) -> int:
+    """Points of a component before any are left out for their number."""
+    total = 0
+    for i in scene.components[component]:
+        keep = scene.valid(i, min_confidence)
+        mask = None if masks is None else masks[i]
+        total += int((keep if mask is None else keep & mask.astype(bool)).sum())
+    return total
+
+
+def _squares(scene: Scene, cloud: PointCloud, rgba: np.ndarray, size: float) -> trimesh.Trimesh:
+    """Draw a square for each point, `size` pixels of its photo wide, parallel to that photo."""
+    corners = np.empty((len(cloud), 4, 3), dtype=np.float32)
+    for i in np.unique(cloud.view).tolist():
+        mine = cloud.view == i
+        camera = scene.network_camera(i)
+        _, depth = camera.project(cloud.points[mine].astype(np.float64))
+        half = 0.5 * size * depth / camera.K[0, 0]
+        right, down = camera.world_from_cam[:3, 0], camera.world_from_cam[:3, 1]
+        for k, (x, y) in enumerate(((-1, -1), (1, -1), (1, 1), (-1, 1))):
+            corners[mine, k] = cloud.points[mine] + half[:, None] * (x * right + y * down)
+    first = 4 * np.arange(len(cloud))[:, None, None]
+    faces = (first + np.array([[0, 2, 1], [0, 3, 2]])).reshape(-1, 3)
+    vertices = gltf_from_opencv(corners.reshape(-1, 3))
+    return trimesh.Trimesh(vertices, faces, vertex_colors=np.repeat(rgba, 4, 0), process=False)
+
+
+def _ceiling(scene: Scene, component: int) -> float:
+    """Confidence of the brightest colour: the 98th percentile of a component."""
+    members = scene.components[component]
+    known = [scene.views[i].confidence[scene.views[i].valid] for i in members]
+    values = np.concatenate(known)
+    return float(np.percentile(values, 98)) if len(values) else 1.0
+
+
 def _surface(
     scene: Scene,
     component: int,
     max_vertices: int | None,
+    color: PointColor,
     min_confidence: float | None = None,
     masks: Any = None,
     max_jump: float = 0.05,
@@ -148,6 +189,7 @@ def _surface(
     pixels = sum(scene.views[i].depth.size for i in members)
     step = 1 if max_vertices is None else max(1, int(np.ceil(np.sqrt(pixels / max_vertices))))
     vertices, colors, faces, count = [], [], [], 0
+    ceiling = _ceiling(scene, component)
     for i in members:
         keep = scene.valid(i, min_confidence)
         if masks is not None and masks[i] is not None:
@@ -165,7 +207,9 @@ def _surface(
         )
         rows, columns = np.divmod(used, depth.shape[1])
         vertices.append(view.world_points(rows * step, columns * step))
-        colors.append(view.rgb[rows * step, columns * step])
+        at = rows * step, columns * step
+        source = np.full(len(rows), i)
+        colors.append(point_colors(color, view.rgb[at], view.confidence[at], source, ceiling))
         faces.append(faces_i.reshape(-1, 3) + count)
         count += len(used)
     if count == 0:

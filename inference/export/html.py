@@ -66,7 +66,7 @@ def save_html(scene: Scene, path: Path) -> Path:
         _list("Warnings", report.warnings, "bad"),
         "<h2>Photos</h2>",
         f'<div class="cards">{"".join(_card(scene, i) for i in range(len(scene)))}</div>',
-        _plans(scene),
+        f"<h2>Where the photos were taken</h2>{plans}" if (plans := camera_plans(scene)) else "",
         _edges(scene),
         _list(
             "Rejected pairs",
@@ -150,7 +150,13 @@ def _picture(rgb: np.ndarray, what: str) -> str:
     return f'<img alt="{what}" src="data:image/jpeg;base64,{data}">'
 
 
-def _plans(scene: Scene) -> str:
+def camera_plans(scene: Scene) -> str:
+    """Draw where the photos of each component were taken, from above and from the front.
+
+    Returns:
+        HTML with SVG in it, coloured by the custom properties `--soft`, `--accent`, `--card` and
+        `--line`; "" for a scene without cameras.
+    """
     if not scene.components:
         return ""
     plans = []
@@ -158,7 +164,7 @@ def _plans(scene: Scene) -> str:
         for title, axes in (("from above", (0, 2)), ("from the front", (0, 1))):
             caption = f"group {number + 1}, " if len(scene.components) > 1 else ""
             plans.append(_plan(scene, members, axes, caption + title))
-    return f'<h2>Where the photos were taken</h2><div class="row">{"".join(plans)}</div>'
+    return f'<div class="row">{"".join(plans)}</div>'
 
 
 def _plan(scene: Scene, members: Sequence[int], axes: tuple[int, int], title: str) -> str:

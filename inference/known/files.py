@@ -265,7 +265,11 @@ def _beside(path: Path, name: Any) -> Path:
 def _read_mask(path: Path, name: Any) -> np.ndarray | None:
     if name is None:
         return None
-    file = _beside(path, name)
+    return read_mask(_beside(path, name))
+
+
+def read_mask(file: Path) -> np.ndarray:
+    """Read a mask (H, W) bool: an .npy file as it is, of a picture what is lighter than grey."""
     if file.suffix == ".npy":
         return np.load(file, allow_pickle=False).astype(bool)
     with Image.open(file) as image:

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from weav3r.inference.cleaning import joined, sky_mask
+from weav3r.inference.cleaning import joined, near_mask, sky_mask
 from weav3r.inference.scene import Scene
 
 
@@ -88,3 +88,11 @@ def test_joining_masks() -> None:
     both = joined([{0: a}, {0: b, 2: b}], 3)
     assert both[0] is not None and both[0].tolist() == [True, False, False]
     assert both[1] is None and both[2] is b
+
+
+def test_far_pixels_are_found() -> None:
+    depth = np.array([[1.0, 2, 2, 3, 9, np.nan, -1]])
+    assert near_mask(depth, 4).tolist() == [[True, True, True, True, False, True, True]]
+    assert near_mask(depth * np.nan, 4).all()
+    with pytest.raises(ValueError, match="positive multiple of the median"):
+        near_mask(depth, 0)

@@ -165,6 +165,38 @@ def test_glb_mesh_does_not_bridge_depth_jumps(plane_scene, tmp_path):
     assert len(mesh.faces) == 4 * 2 * (47 * 63 - 5) - 2 * 47
 
 
+@pytest.mark.parametrize("max_points", [None, 600])
+def test_glb_squares_close_the_surface(plane_scene, tmp_path, max_points):
+    plane_scene.save(tmp_path / "a.glb", point_size=1, cameras=False, max_points=max_points)
+    (mesh,) = read_glb(tmp_path / "a.glb").geometry.values()
+    cloud = plane_scene.point_cloud(max_points=max_points)
+    assert len(mesh.vertices) == 4 * len(cloud) and len(mesh.faces) == 2 * len(cloud)
+    corners = np.asarray(mesh.vertices).reshape(-1, 4, 3)
+    np.testing.assert_allclose(corners.mean(1), gltf_from_opencv(cloud.points), atol=1e-5)
+    first = cloud.view == 0  # its camera is the origin, its squares are parallel to the picture
+    sides = np.linalg.norm(corners[first, 0] - corners[first, 1], axis=-1)
+    wanted = cloud.points[first, 2] / plane_scene.views[0].K_network[0, 0]
+    wanted = wanted * np.sqrt(4 * (48 * 64 - 5) / len(cloud))  # fewer points stand for more
+    np.testing.assert_allclose(sides, wanted, rtol=1e-3)
+    assert np.ptp(corners[first, :, 2], axis=1).max() < 1e-5
+    assert (mesh.face_normals[: 2 * int(first.sum()), 2] > 0.99).all()  # towards the camera
+
+
+@pytest.mark.parametrize("mesh", [False, True])
+def test_glb_colors(plane_scene, tmp_path, mesh):
+    found = {}
+    for color in ("photo", "source", "confidence"):
+        plane_scene.save(tmp_path / "a.glb", color=color, mesh=mesh, cameras=False)
+        tree, blob = glb_tree(tmp_path / "a.glb")
+        attributes = tree["meshes"][0]["primitives"][0]["attributes"]
+        found[color] = accessor_array(tree, blob, attributes["COLOR_0"])
+    assert len({colors.tobytes() for colors in found.values()}) == 3
+    with pytest.raises(ValueError, match="color must be 'photo', 'source' or 'confidence'"):
+        plane_scene.save(tmp_path / "a.glb", color="red")
+    with pytest.raises(ValueError, match="point_size must be positive"):
+        plane_scene.save(tmp_path / "a.glb", point_size=0)
+
+
 def test_glb_with_nothing_in_it(plane_scene, tmp_path):
     with pytest.raises(ValueError, match="no point reaches min_confidence"):
         plane_scene.save(tmp_path / "a.glb", min_confidence=99, cameras=False)

@@ -1,131 +1,134 @@
-"""What the button of the page does: check the photos, reconstruct, write the files to show."""
+"""What the Run button does: take the photos, reconstruct, store the scene."""
 
 from __future__ import annotations
 
 import dataclasses
-import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
-
-from ..inference.pictures import depth_picture
+from ..inference.export.npz import SCENE_FILE
+from ..inference.known.files import read_mask
+from ..inference.known.values import Known, KnownView
+from ..inference.observer import Observer
 from ..inference.pipeline import reconstruct
 from ..inference.scene import Scene
 from ..models.two_view import TwoViewModel
+from .uploads import Limits, Progress, take_uploads
 
-Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one run may take.
-
-    Attributes:
-        photos: number of photos.
-        megabytes: size of each file.
-        megapixels: size of each picture.
-    """
-
-    photos: int = 20
-    megabytes: int = 30
-    megapixels: int = 50
+PHOTOS, MASKS = "photos", "masks"
+"""Names of the folders inside a run's folder."""
 
 
 @dataclass(frozen=True)
 class JobResult:
-    """Files of a run, all inside its folder.
+    """What a run left in its folder: the scene as `SCENE_FILE`, the photos in `PHOTOS`.
 
     Attributes:
-        model: the GLB.
-        pictures: (file, caption) of each photo and of its depth.
-        report: text.
-        downloads: GLB, PLY, NPZ, and archives for COLMAP and nerfstudio.
+        scene: the file.
+        placed: photos that were joined with another one.
+        photos: photos in all.
+        notes: what the person should know of the files, one line each.
     """
 
-    model: Path
-    pictures: list[tuple[Path, str]]
-    report: str
-    downloads: list[Path]
+    scene: Path
+    placed: int
+    photos: int
+    notes: list[str] = field(default_factory=list)
 
 
-def copy_photos(files: Sequence[str | Path], folder: Path, limits: Limits) -> list[Path]:
-    """Copy photos into `folder` under different names.
+@dataclass(frozen=True)
+class JobOptions:
+    """What the person chose; see `reconstruct`.
 
-    Raises:
-        ValueError: there are none, too many, or one is too large; the message names it.
+    Attributes:
+        size: long side of the network's input in pixels; None: the best measured.
+        graph: which pairs are compared.
+        focal_px: known focal length in pixels of the photos; None: unknown.
+        masks: files; each belongs to the photo of its name and leaves out what is black.
     """
-    if not files:
-        raise ValueError("there are no photos: add some, or pick an example")
-    if len(files) > limits.photos:
-        raise ValueError(f"{len(files)} photos are too many; at most {limits.photos} are taken")
-    for file in map(Path, files):
-        _check_size(file, limits)
-    folder.mkdir(parents=True)
-    copies: list[Path] = []
-    for file in map(Path, files):
-        target, number = folder / file.name, 1
-        while target.exists():
-            number += 1
-            target = folder / f"{file.stem}-{number}{file.suffix}"
-        copies.append(Path(shutil.copyfile(file, target)))
-    return copies
+
+    size: int | None = None
+    graph: str = "auto"
+    focal_px: float | None = None
+    masks: Sequence[str | Path] = ()
 
 
 def run_job(
     files: Sequence[str | Path],
     folder: Path,
     model: TwoViewModel,
+    options: JobOptions | None = None,
     *,
-    size: int | None = None,
-    surface: bool = False,
     limits: Limits | None = None,
     progress: Progress | None = None,
+    observer: Observer | None = None,
 ) -> JobResult:
-    """Reconstruct photos and write everything the page shows into `folder`.
+    """Reconstruct photos and store the scene in `folder`.
 
     Args:
-        files: the photos; copied first, so that the originals may go at any time.
+        files: the photos and videos; copied first, so that the originals may go at any time.
         folder: an existing folder of this run.
         model: the network.
-        size: long side of the network's input in pixels; default: the best measured.
-        surface: show surfaces instead of points.
+        options: what the person chose.
         limits: what is refused.
         progress: called with (stage, done, total).
+        observer: sees the depth of each photo.
 
     Raises:
         ValueError: the photos cannot be used; no path of the server is in the message.
     """
-    photos = folder / "photos"
-    copies = copy_photos(files, photos, limits or Limits())
+    options = options or JobOptions()
+    photos = folder / PHOTOS
+    taken = take_uploads(files, photos, limits, progress=progress)
+    known, notes = _known(options.masks, folder / MASKS, taken.photos, limits)
     try:
-        scene = reconstruct(copies, model, size=size, progress=progress or False)
+        scene = reconstruct(
+            taken.photos,
+            model,
+            size=options.size,
+            graph=options.graph,
+            known=known,
+            focal_px=options.focal_px,
+            progress=progress or False,
+            observer=observer,
+        )
     except ValueError as error:
         raise ValueError(_without_folder(str(error), photos)) from error
     scene = _without_paths(scene, photos)
-    model_file = folder / "scene.glb"
-    scene.save(model_file, mesh=surface)
     return JobResult(
-        model=model_file,
-        pictures=_write_pictures(scene, folder / "pictures"),
-        report=scene.report.summary(),
-        downloads=[model_file, *_write_downloads(scene, folder, photos)],
+        scene=scene.save(folder / SCENE_FILE),
+        placed=len(scene) - len(scene.report.unregistered),
+        photos=len(scene),
+        notes=[*taken.notes, *notes],
     )
 
 
-def _check_size(file: Path, limits: Limits) -> None:
-    if file.stat().st_size > limits.megabytes * 2**20:
-        raise ValueError(f"{file.name} is larger than {limits.megabytes} MB")
-    try:
-        with Image.open(file) as image:
-            width, height = image.size
-    except Image.DecompressionBombError:
-        width = height = None
-    except (OSError, ValueError, SyntaxError):
-        return  # not a picture: the reconstruction says so, and goes on without it
-    if width is None or height is None or width * height > limits.megapixels * 1_000_000:
-        raise ValueError(f"{file.name} has more than {limits.megapixels} megapixels")
+def with_photos(scene: Scene, folder: Path) -> Scene:
+    """A stored scene that knows its photos again, for exporters that copy them."""
+    photos = folder / PHOTOS
+    views = [dataclasses.replace(view, path=photos / view.name) for view in scene.views]
+    return dataclasses.replace(scene, views=views)
+
+
+def _known(
+    masks: Sequence[str | Path], folder: Path, photos: Sequence[Path], limits: Limits | None
+) -> tuple[Known | None, list[str]]:
+    """Masks by the names of their photos, and what to say about those without one."""
+    if not masks:
+        return None, []
+    taken = take_uploads(masks, folder, limits)
+    names = {photo.stem.lower(): photo.name for photo in photos}
+    views, notes = {}, [f"mask {note}" for note in taken.notes]
+    for file in taken.photos:
+        stem = file.stem.lower()
+        ways = (stem, stem.removesuffix("_mask"), stem.removesuffix("-mask"), Path(stem).stem)
+        name = next((names[way] for way in ways if way in names), None)
+        if name is None:
+            notes.append(f"mask {file.name} belongs to no photo: give it the name of its photo")
+            continue
+        views[name] = KnownView(mask=read_mask(file))
+    return (Known(views) if views else None), notes
 
 
 def _without_folder(text: str, folder: Path) -> str:
@@ -145,32 +148,3 @@ def _without_paths(scene: Scene, folder: Path) -> Scene:
     views = [dataclasses.replace(view, path=None) for view in scene.views]
     report = dataclasses.replace(scene.report, problems=problems)
     return dataclasses.replace(scene, views=views, report=report)
-
-
-def _write_pictures(scene: Scene, folder: Path) -> list[tuple[Path, str]]:
-    folder.mkdir()
-    pictures: list[tuple[Path, str]] = []
-    for index, name in enumerate(scene.images):
-        for kind, pixels in (
-            ("photo", scene.colors(index)),
-            ("depth", depth_picture(scene.depth(index), scene.valid(index))),
-        ):
-            file = folder / f"{index:03d}-{kind}.png"
-            Image.fromarray(pixels).save(file)
-            pictures.append((file, f"{name}, {kind}" if kind == "depth" else name))
-    return pictures
-
-
-def _write_downloads(scene: Scene, folder: Path, photos: Path) -> list[Path]:
-    with_photos = dataclasses.replace(
-        scene,
-        views=[dataclasses.replace(view, path=photos / view.name) for view in scene.views],
-    )
-    files = [scene.save(folder / "scene.ply"), scene.save(folder / "scene.npz", compressed=True)]
-    colmap, nerfstudio = folder / "colmap", folder / "nerfstudio"
-    with_photos.save(colmap, format="colmap", copy_images=True)
-    with_photos.save(nerfstudio, format="nerfstudio", copy_images=True)
-    files.append(nerfstudio / "transforms.json")
-    for source in (colmap, nerfstudio):
-        files.append(Path(shutil.make_archive(str(source), "zip", source)))
-    return files

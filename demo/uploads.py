@@ -38,6 +38,7 @@ class Limits:
         total_megapixels: size of all pictures.
         video_megabytes: size of each video.
         video_seconds: length of each video.
+        minutes: time that a reconstruction may take.
     """
 
     photos: int = 20
@@ -47,6 +48,7 @@ class Limits:
     total_megapixels: int = 400
     video_megabytes: int = 200
     video_seconds: int = 600
+    minutes: int = 30
 
     @property
     def largest_file(self) -> int:

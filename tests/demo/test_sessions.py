@@ -1,10 +1,12 @@
 """Temporary folders of the page's users."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from weav3r.demo.sessions import Sessions
+from weav3r.demo.sessions import Sessions, remove_stale
 
 
 @pytest.fixture
@@ -62,3 +64,53 @@ def test_closing_all_deletes_the_root(sessions: Sessions) -> None:
     sessions.begin_run("ann")
     sessions.close_all()
     assert not sessions.root.exists()
+
+
+def test_sessions_and_their_disk_are_bounded(tmp_path: Path) -> None:
+    sessions = Sessions(tmp_path, max_sessions=2, max_bytes=1000)
+    ann = sessions.begin_run("ann")
+    sessions.begin_run("bob")
+    sessions.begin_run("bob")
+    with pytest.raises(ValueError, match="too many people are using this page"):
+        sessions.begin_run("eve")
+    (ann / "scene.npz").write_bytes(bytes(10_000))
+    with pytest.raises(ValueError, match="there is no room for more"):
+        sessions.begin_run("bob")
+    sessions.close("ann")
+    sessions.begin_run("eve")
+
+
+CRASH = """
+import os, sys
+from pathlib import Path
+from weav3r.demo.sessions import Sessions
+sessions = Sessions(Path(sys.argv[1]))
+(sessions.begin_run("ann") / "photo.jpg").write_text("private")
+os._exit(9)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files are not locked that way there")
+def test_what_a_crashed_server_left_is_deleted_by_the_next(tmp_path: Path) -> None:
+    alive = Sessions(tmp_path)
+    kept = alive.begin_run("bob")
+    subprocess.run([sys.executable, "-P", "-c", CRASH, str(tmp_path)], check=False)
+    (stale,) = set(tmp_path.iterdir()) - {alive.root}
+    assert list(stale.glob("*/photo.jpg"))
+    Sessions(tmp_path).close_all()
+    assert not stale.exists() and kept.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files are not locked that way there")
+def test_folders_that_only_look_stale_stay(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".running").touch()
+    foreign, link = tmp_path / "weav3r-demo-foreign", tmp_path / "weav3r-demo-link"
+    foreign.mkdir()  # no lock: not ours, or just being made
+    link.symlink_to(home)
+    trap = tmp_path / "weav3r-demo-trap"
+    trap.mkdir()
+    (trap / ".running").symlink_to(home / ".running")
+    remove_stale(tmp_path)
+    assert foreign.exists() and home.exists() and link.exists() and trap.exists()

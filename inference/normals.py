@@ -8,22 +8,22 @@ from jaxtyping import Float, Float32
 from ..geometry.camera import Camera
 
 _FEWEST = 6
-_JUMP = 0.04
+_JUMP, _WIDEST_JUMP = 0.04, 0.12
 
 
 def depth_normals(
-    camera: Camera, depth: Float[np.ndarray, "h w"], radius: int = 2
+    camera: Camera, depth: Float[np.ndarray, "h w"], radius: int = 4
 ) -> Float32[np.ndarray, "h w 3"]:
     """Fit a plane to the surface around each pixel.
 
-    A plane is a linear function of the pixel in inverse depth. It is fitted by least squares to the
-    pixels of a square; those whose depth differs by more than 4 % for each pixel of distance are of
-    another surface and left out.
+    A plane is a linear function of the pixel in inverse depth. It is fitted by least squares to 5x5
+    pixels spread over a square; those whose depth differs by more than 4 % for each pixel of
+    distance, or 12 %, are of another surface and left out.
 
     Args:
         camera: at the size of `depth`.
         depth: z, NaN or <= 0 where unknown.
-        radius: half the side of the square, pixels.
+        radius: half the side of the square, pixels; wider averages more of the noise of the depth.
 
     Returns:
         Unit vectors in the world that point to the camera's side of the surface; NaN without depth
@@ -35,11 +35,13 @@ def depth_normals(
     padded = np.pad(inverse, radius, constant_values=np.nan)
     moments = np.zeros((height, width, 3, 3))
     right = np.zeros((height, width, 3))
-    span = range(-radius, radius + 1)
+    half = (radius + 1) // 2
+    span = sorted({-radius, -half, 0, half, radius})
     for down, across in [(i, j) for i in span for j in span]:
         rows = slice(radius + down, radius + down + height)
         there = padded[rows, radius + across : radius + across + width]
-        near = np.abs(there / inverse - 1) <= _JUMP * max(1, abs(down), abs(across))
+        jump = min(_JUMP * max(1, abs(down), abs(across)), _WIDEST_JUMP)
+        near = np.abs(there / inverse - 1) <= jump
         term = np.array([across, down, 1.0])
         moments += near[..., None, None] * np.outer(term, term)
         right += np.where(near, there, 0)[..., None] * term

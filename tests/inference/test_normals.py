@@ -42,7 +42,7 @@ def test_a_plane_has_its_normal_to_rounding(plane_scene) -> None:
         np.testing.assert_allclose(np.linalg.norm(normals[known], axis=-1), 1, atol=1e-6)
 
 
-@pytest.mark.parametrize(("noise", "worst_deg"), [(0.0, 2.0), (0.002, 12.0)])
+@pytest.mark.parametrize(("noise", "worst_deg"), [(0.0, 5.0), (0.002, 12.0)])
 def test_a_sphere_has_its_normals(noise: float, worst_deg: float) -> None:
     camera, depth, truth = sphere()
     depth = depth * (1 + noise * np.random.default_rng(0).standard_normal(depth.shape))
@@ -71,7 +71,7 @@ def test_a_lonely_point_looks_at_its_camera(plane_scene) -> None:
     mask = np.zeros((48, 64), bool)
     mask[20, 30] = True
     scene = plane_scene
-    scene.views[0].depth[18:23, 28:33] = np.nan
+    scene.views[0].depth[14:27, 24:37] = np.nan
     scene.views[0].depth[20, 30] = 4.0
     cloud = scene.point_cloud(
         masks=[mask, *[np.zeros((48, 64), bool)] * (len(scene) - 1)], normals=True

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -166,7 +167,8 @@ class Visitors:
     def end_upload(self, name: str, size: int) -> None:
         """Expect them no longer."""
         with self._lock:
-            self._entry(name).uploading -= size
+            visitor = self._entry(name)
+            visitor.uploading = max(0, visitor.uploading - size)  # 0 if it left meanwhile
 
     def leave(self, session: str) -> None:
         """Delete the uploads of a visitor whose last page was closed, but not those of others."""
@@ -217,7 +219,8 @@ def _size(files: Iterable[str]) -> int:
     total = 0
     for file in files:
         try:
-            total += os.lstat(file).st_size
+            status = os.lstat(file)
         except OSError:
             continue  # deleted meanwhile
+        total += status.st_size if stat.S_ISREG(status.st_mode) else 0
     return total

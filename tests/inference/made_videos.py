@@ -16,7 +16,7 @@ def wall(seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     shape = (HEIGHT + 40, 5 * WIDTH)
     layers = [gaussian_filter(rng.standard_normal(shape), size) for size in (0.7, 3, 12)]
-    gray = 128 + 30 * sum(layer / layer.std() for layer in layers)
+    gray = 128 + 30 * np.sum([layer / layer.std() for layer in layers], axis=0)
     return np.clip(gray[..., None] * (1.0, 0.9, 0.8), 0, 255).astype(np.uint8)
 
 
@@ -37,9 +37,11 @@ def write_video(
 ) -> Path:
     """Encode frames; `turned` is the rotation to show them with, counterclockwise degrees."""
     import av
+    from av.video.stream import VideoStream
 
     with av.open(str(file), "w") as container:
         stream = container.add_stream(codec, rate=fps)
+        assert isinstance(stream, VideoStream)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.bit_rate = 4_000_000

@@ -41,12 +41,19 @@ class PoseEstimate:
 
 
 PoseKind = Literal[
-    "general", "planar", "small_baseline", "rotation", "too_few_matches", "no_common_motion"
+    "general",
+    "planar",
+    "small_baseline",
+    "few_inliers",
+    "rotation",
+    "too_few_matches",
+    "no_common_motion",
 ]
 
 _CAVEATS = {
     "planar": "one plane explains the matches, which leaves {number} poses possible",
     "small_baseline": "the cameras are too close together for a sure direction of their baseline",
+    "few_inliers": "so few matches agree that a wrong pose may fit them, more wrong than it says",
     "rotation": "the camera only turned: the matches show no translation",
 }
 
@@ -68,6 +75,8 @@ class RelativePoseEstimate:
               `alternatives`.
             - "small_baseline": there is parallax, but the direction of the translation is uncertain
               by more than 12 degrees.
+            - "few_inliers": one pose, but fewer than 20 matches agree with it: more than chance
+              makes, too few to tell a right pose from one that bends to some wrong matches.
             - "rotation": no translation is needed to explain the matches.
             - "too_few_matches": no pose; there are not enough matches to try.
             - "no_common_motion": no pose; no more matches agree than chance would make.

@@ -28,6 +28,8 @@ _TWO_DIMENSIONS = 1.77
 # translation is seen; below the second its direction is looked at closely.
 _NO_PARALLAX, _AMPLE_PARALLAX = 1.5, 12.0
 _UNSURE_DIRECTION_DEG = 12.0
+# Of nine rendered pairs with 15 matches one had 13 agree with a pose that was 40 degrees off.
+_FEW_INLIERS = 20
 
 
 def judge(
@@ -72,6 +74,8 @@ def judge(
         direction_deg = max(direction_deg, tried)
     if kind == "general" and direction_deg > _UNSURE_DIRECTION_DEG:
         kind = "small_baseline"
+    if kind == "general" and use.sum() < _FEW_INLIERS:
+        kind = "few_inliers"
     angle = depths(pose, problem.rays1[use], problem.rays2[use])[2]
     return RelativePoseEstimate(
         cam2_from_cam1=pose,

@@ -74,9 +74,8 @@ def test_fifteen_matches_are_believed_only_if_they_agree() -> None:
         xy1, xy2, true = views(seed, 15, outliers=0.0)
         found = solve(xy1, xy2)
         if found:
+            assert found.kind != "general" and found.caveat
             assert rotation_error_deg(found.best_guess, true) < 6
-            sure = found.kind == "general"
-            assert not sure or direction_error_deg(found.best_guess, true) < 25
         xy1, xy2, true = views(seed, 15, outliers=0.6)
         found = solve(xy1, xy2)
         assert not found and found.kind == "no_common_motion"

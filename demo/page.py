@@ -46,6 +46,11 @@ GRAPHS = [
 ]
 SIZES = [("best for the checkpoint", 0), ("256, quick", 256), ("384", 384), ("512, slow", 512)]
 _EVERY_S = 0.4
+# On a phone the button is above what it starts.
+_SHOW_STATUS = """() => {
+  const status = document.getElementById('status');
+  if (window.innerWidth < 700) status.scrollIntoView({behavior: 'smooth'});
+}"""
 _THUMBNAIL = 240
 
 
@@ -161,6 +166,7 @@ class Page:
             trigger_mode="once",
             api_name="reconstruct",
         )
+        self.run.click(None, None, None, js=_SHOW_STATUS, api_visibility="private")
         self.cancel.click(
             *(self.end_run, None, [self.status, self.cancel]),
             queue=False,

@@ -41,7 +41,7 @@ Format = Literal["glb", "ply", "npz", "colmap", "transforms", "nerfstudio", "rep
 CHECKPOINT = "checkpoint.txt"
 """Name of the file that names the checkpoint of a run."""
 
-MAX_SHOWN = 150_000
+MAX_SHOWN = 100_000
 """Points of a scene that a browser gets."""
 
 _RAISED_DEG, _BACK = 10.0, 1.6  # the view starts above and behind the first camera
@@ -226,9 +226,9 @@ class Results:
         file = self.folder / "pairs" / f"{i}-{j}.npz"
         if file.exists():
             return Correspondence.load(file)
-        photos = [self.folder / PHOTOS / self.scene.images[k] for k in (i, j)]
+        first, second = (self.folder / PHOTOS / self.scene.images[k] for k in (i, j))
         size = self.scene.report.settings.get("size")
-        pair = match(*photos, model, size=size if isinstance(size, int) else None)
+        pair = match(first, second, model, size=size if isinstance(size, int) else None)
         cameras = self.scene.cameras[i], self.scene.cameras[j]
         together = any(i in group and j in group for group in self.scene.components)
         K1, K2 = (None if c is None or not together else c.K for c in cameras)

@@ -19,8 +19,8 @@ class MatchesTab:
     def __init__(self, service: DemoService) -> None:
         self.service = service
         with gr.Row(equal_height=True):
-            self.left = gr.Dropdown([], label="Left photo", elem_id="match-left", min_width=140)
-            self.right = gr.Dropdown([], label="Right photo", elem_id="match-right", min_width=140)
+            self.left = gr.Dropdown([], label="Left photo", elem_id="match-left", min_width=200)
+            self.right = gr.Dropdown([], label="Right photo", elem_id="match-right", min_width=200)
             self.button = gr.Button("Match", elem_id="match-run", min_width=90, scale=0)
         self.picture = gr.Image(
             label="Matches",

@@ -18,12 +18,12 @@ from .words import EMPTY_DEPTH, report_frame
 
 MAPS = [("depth", "depth"), ("confidence", "confidence"), ("normals", "normals")]
 DOWNLOADS: list[tuple[Format, str]] = [
-    ("glb", "GLB, as shown"),
-    ("ply", "PLY, as shown"),
-    ("npz", "NPZ, everything"),
-    ("colmap", "COLMAP model"),
+    ("glb", "GLB as shown"),
+    ("ply", "PLY as shown"),
+    ("npz", "NPZ"),
+    ("colmap", "COLMAP"),
     ("transforms", "transforms.json"),
-    ("nerfstudio", "nerfstudio folder"),
+    ("nerfstudio", "nerfstudio"),
     ("report", "Report"),
 ]
 _COLUMNS = [
@@ -152,7 +152,7 @@ class DownloadsTab:
         )
         with gr.Row():
             for format, label in DOWNLOADS:
-                button = gr.Button(label, elem_id=f"download-{format}", min_width=150)
+                button = gr.Button(label, elem_id=f"download-{format}", min_width=190)
                 file = gr.DownloadButton(visible="hidden", elem_id=f"file-{format}")
                 button.click(
                     self.maker(format),

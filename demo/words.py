@@ -22,7 +22,7 @@ CSS = """
 #header h1 { margin: 0; } #header p { margin: 2px 0 0; opacity: .8; }
 #run, #cancel { min-width: 90px; }
 .state { border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg);
-  background: var(--block-background-fill); padding: 12px 14px; min-height: 66px; }
+  background: var(--block-background-fill); padding: 12px 14px; }
 .state b { font-weight: 600; } .state .soft { opacity: .75; font-size: .92em; }
 .state .bar { height: 8px; border-radius: 4px; background: var(--border-color-primary);
   overflow: hidden; margin-top: 8px; }
@@ -48,7 +48,9 @@ CSS = """
 #report iframe { width: 100%; height: 78vh; min-height: 480px; border: 1px solid
   var(--border-color-primary); border-radius: var(--radius-lg); background: Canvas; }
 .hint { opacity: .75; font-size: .92em; }
+#cameras, #cameras > div { max-width: 100%; overflow-x: auto; }
 @media (max-width: 640px) {
+  #tabs, #tabs .tabitem, #tabs .column { min-width: 0; max-width: calc(100vw - 16px); }
   #depth .grid-container { grid-template-columns: 1fr; }
   .gradio-container { padding: 8px !important; }
   #scene, #scene .model3D, #scene canvas { max-height: 62vh; }

@@ -1,8 +1,9 @@
 """What each feature of generated scenes is worth: the same short fine-tuning with and without.
 
-Every run starts from the bundled weights, sees scenes of the same seeds for the same number of
-steps, and is scored on the same fresh scenes, plain ones and such with all features. Runs without
-features differ in their seed only and say how much of a difference is chance.
+First, how much harder each feature makes scenes for the bundled weights. Then, what learning from
+it is worth: every run starts from the bundled weights, sees scenes of the same seeds for the same
+number of steps, and is scored on the same fresh scenes, plain ones and such with all features. Runs
+without features differ in their seed only and say how much of a difference is chance.
 
 python benchmarks/ablation.py --steps 60 --work runs/ablation --eval-root EVAL --sets graf
 
@@ -83,22 +84,34 @@ class Judge:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.validators: dict[str, Validator] = {}
-        for name, features in (("plain", ()), ("all features", FEATURES)):
-            changes = {
-                "data.features": list(features),
-                "data.textures": args.textures,
-                "data.panoramas": args.panoramas,
-                "validation.scenes": args.scenes,
-                "validation.mean_map_scenes": 0,
-                "validation.seed": 555_000_888,
-                "validation.sizes": [[96, 128]],
-            }
-            chosen = load_recipe("small-cpu", changes)
-            made = Validator(chosen, recipe_scenes(chosen, _DEVICE), _DEVICE)
-            self.validators[name] = made
+        self.validators = {
+            "plain": self._validator(()),
+            "all features": self._validator(FEATURES),
+        }
         pairs = [] if args.eval_root is None else photographs(args.eval_root, args.sets)
         self.pairs = pairs[:: max(1, len(pairs) // args.pairs)][: args.pairs]
+
+    def _validator(self, features: tuple[str, ...]) -> Validator:
+        changes = {
+            "data.features": list(features),
+            "data.textures": self.args.textures,
+            "data.panoramas": self.args.panoramas,
+            "validation.scenes": self.args.scenes,
+            "validation.mean_map_scenes": 0,
+            "validation.seed": 555_000_888,
+            "validation.sizes": [[96, 128]],
+        }
+        chosen = load_recipe("small-cpu", changes)
+        return Validator(chosen, recipe_scenes(chosen, _DEVICE), _DEVICE)
+
+    def by_feature(self, model: TwoViewModel) -> dict[str, dict[str, float]]:
+        """Measures on the same scenes with one feature each: how hard each is."""
+        model.eval()
+        found = {}
+        for feature in FEATURES:
+            values = self._validator((feature,)).run(model)
+            found[feature] = {k: values[k] for k in _SHOWN}
+        return found
 
     def scores(self, model: TwoViewModel) -> dict[str, dict[str, float]]:
         """Measures by kind of scenes, and the share of right matches on photographs."""
@@ -160,6 +173,12 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def keep(path: Path, results: dict[str, dict[str, Any]], args: argparse.Namespace) -> None:
+    """Write all that was measured."""
+    whole = {"runs": results, "options": vars(args), "environment": describe_environment()}
+    path.write_text(json.dumps(whole, indent=1, default=str), encoding="utf-8")
+
+
 def main() -> int:
     """Run the comparison."""
     options = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
@@ -184,13 +203,23 @@ def main() -> int:
     kept = args.work / "result.json"
     results = json.loads(kept.read_text(encoding="utf-8"))["runs"] if kept.exists() else {}
     judge = Judge(args)
-    if "start" not in results:
-        results["start"] = {"cpu_seconds": 0.0}
-        results["start"]["scores"] = judge.scores(build_model(recipe((), 0, args)))
+    start_model = build_model(recipe((), 0, args))
+    start = results.setdefault("start", {"cpu_seconds": 0.0})
+    if "scores" not in start:
+        start["scores"] = judge.scores(start_model)
+    if "by_feature" not in start:
+        start["by_feature"] = judge.by_feature(start_model)
+        keep(kept, results, args)
+    hard = {"plain": start["scores"]["plain"], **start["by_feature"]}
+    hard["all features"] = start["scores"]["all features"]
+    print("| scenes | " + " | ".join(_SHOWN) + " |\n" + "| --- " * (len(_SHOWN) + 1) + "|")
+    for name, values in hard.items():
+        cells = " | ".join(f"{values[k]:.3f}" for k in _SHOWN)
+        print(f"| {name} | {cells} |", flush=True)
     for name, (features, seed) in runs(args).items():
         if name in results:
             continue
-        start = time.process_time()
+        begun = time.process_time()
         folder = args.work / name.replace(" ", "_").replace(",", "").replace("+", "with")
         model = build_model(recipe(features, seed, args))
         result = train(
@@ -198,11 +227,10 @@ def main() -> int:
         )
         if result.step < args.steps:
             return 1
-        seconds = time.process_time() - start
+        seconds = time.process_time() - begun
         scores = judge.scores(weav3r.load_model(result.weights))
         results[name] = {"cpu_seconds": seconds, "scores": scores}
-        whole = {"runs": results, "options": vars(args), "environment": describe_environment()}
-        kept.write_text(json.dumps(whole, indent=1, default=str), encoding="utf-8")
+        keep(kept, results, args)
         print(table(results), flush=True)
     return 0
 

@@ -155,6 +155,34 @@ def test_a_run_is_cancelled_in_the_middle(page: Page, server: Served) -> None:
     page.wait_for_selector("#run:not([disabled])")
 
 
+def test_two_at_once_see_their_own(browser: Browser, server: Served) -> None:
+    contexts = [browser.new_context() for _ in range(2)]
+    pages = [context.new_page() for context in contexts]
+    for page, name in zip(pages, ("toy", "leuven"), strict=True):
+        page.set_default_timeout(PATIENCE_MS)
+        open_page(page, server, example_photos(name))
+    for page in pages:
+        page.click("#run")
+    for page, own, other in zip(pages, ("toy", "leuven"), ("leuven", "toy"), strict=True):
+        page.wait_for_selector("#status [data-state=done]")
+        open_tab(page, "Cameras")
+        page.wait_for_function(
+            "name => document.querySelector('#cameras').innerText.includes(name)",
+            arg=f"{own}_1.jpg",
+        )
+        assert f"{other}_1.jpg" not in page.inner_text("#cameras")
+        open_tab(page, "Depth")
+        page.wait_for_selector("#depth img")
+        pictures = page.eval_on_selector_all("#depth img", "images => images.map(i => i.src)")
+        stranger = pages[1] if page is pages[0] else pages[0]
+        assert pictures
+        for picture in pictures:
+            assert page.request.get(picture).status == 200
+            assert stranger.request.get(picture).status == 403
+    for context in contexts:
+        context.close()
+
+
 def test_bad_files_are_named(page: Page, server: Served, tmp_path: Path) -> None:
     bad = tmp_path / "holiday.jpg"
     bad.write_text("<html><script>document.title = 'hacked'</script>")

@@ -1,6 +1,7 @@
 # Everything a visitor needs, with nothing but Python 3.11+ and make.
 #   make scene   set up and turn the bundled example photos into scene.glb
-#   make test    set up and run linters and tests
+#   make test    set up and run linters and all but the slowest tests
+#   make test-all  also networks of the published size, ONNX files, killed runs
 #   make types   type check (needs node, which pyright fetches)
 #   make docs    set up and build the pages of docs/ into build/docs
 
@@ -13,12 +14,15 @@ export PYTHONSAFEPATH = 1
 # Threads that wait asleep do not steal time from the others on a busy machine.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: scene test lint types docs wheel clean
+.PHONY: scene test test-all lint types docs wheel clean
 
 scene: $(VENV)/.product
 	$(BIN)/weav3r reconstruct --example $(EXAMPLE) -o scene.glb
 
 test: $(VENV)/.development lint
+	$(BIN)/pytest -m "not slow"
+
+test-all: $(VENV)/.development lint
 	$(BIN)/pytest
 
 lint: $(VENV)/.development

@@ -96,13 +96,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-@pytest.mark.slow
 def test_nothing_but_weav3r_is_at_the_top_of_the_wheel(wheel: Path) -> None:
     top = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
     assert top == {"weav3r", f"weav3r-{PROJECT['project']['version']}.dist-info"}
 
 
-@pytest.mark.slow
 def test_the_wheel_holds_all_code_and_data_and_no_tests(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())

@@ -210,10 +210,11 @@ def _from_found_focals(
     """Map again from the focal lengths found where they are far from those guessed.
 
     From a far guess bundle adjustment stops half-way, with cameras that turn too little or too
-    much; a photo of a small thing from afar hardly shows its focal length.
+    much; a photo of a small thing from afar hardly shows its focal length. Two photos do not tell
+    it well enough to believe them against the guess.
     """
     for attempt in range(_FOCAL_ATTEMPTS):
-        if not models or not _take_found_focals(database_path, models[0]):
+        if _registered(models) < 3 or not _take_found_focals(database_path, models[0]):
             break
         again = folder / f"focal{attempt}"
         again.mkdir()

@@ -5,6 +5,7 @@
 #   make types   type check (needs node, which pyright fetches)
 #   make docs    set up and build the pages of docs/ into build/docs
 
+SHELL = bash
 PYTHON ?= python3
 VENV ?= .venv
 EXAMPLE ?= toy
